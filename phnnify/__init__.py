@@ -1,0 +1,85 @@
+"""Make a trained PyTorch network 1/n of its size with parameterized hypercomplex weights.
+
+    import phnnify
+    result = phnnify.convert(model, n=4)
+    phnnify.save(result.model, "small.safetensors")
+    model = phnnify.load("small.safetensors", model=Net())
+
+Names are imported when they are first used, so that `phnnify --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from phnnify.algebra import Factors, Order, compose, factorize
+    from phnnify.errors import PhnnifyError
+    from phnnify.export import export_onnx
+    from phnnify.layers import (
+        PHMConv1d,
+        PHMConv2d,
+        PHMConv3d,
+        PHMConvTranspose1d,
+        PHMConvTranspose2d,
+        PHMConvTranspose3d,
+        PHMLinear,
+    )
+    from phnnify.pipeline import Result, convert, inspect
+    from phnnify.store import load, save
+
+_HOMES = {
+    "Factors": "algebra",
+    "Order": "algebra",
+    "PHMConv1d": "layers",
+    "PHMConv2d": "layers",
+    "PHMConv3d": "layers",
+    "PHMConvTranspose1d": "layers",
+    "PHMConvTranspose2d": "layers",
+    "PHMConvTranspose3d": "layers",
+    "PHMLinear": "layers",
+    "PhnnifyError": "errors",
+    "Result": "pipeline",
+    "compose": "algebra",
+    "convert": "pipeline",
+    "export_onnx": "export",
+    "factorize": "algebra",
+    "inspect": "pipeline",
+    "load": "store",
+    "save": "store",
+}
+
+__all__ = [
+    "Factors",
+    "Order",
+    "PHMConv1d",
+    "PHMConv2d",
+    "PHMConv3d",
+    "PHMConvTranspose1d",
+    "PHMConvTranspose2d",
+    "PHMConvTranspose3d",
+    "PHMLinear",
+    "PhnnifyError",
+    "Result",
+    "__version__",
+    "compose",
+    "convert",
+    "export_onnx",
+    "factorize",
+    "inspect",
+    "load",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'phnnify' has no attribute {name!r}")
+    return getattr(import_module(f"phnnify.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,210 @@
+"""Convolutions, ordinary and transposed, in one to three dimensions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phnnify import algebra
+from phnnify.algebra import Order
+from phnnify.layers.base import PHMLayer, product_layout
+
+
+class _PHMConv(PHMLayer):
+    """Convolution; see the module's text for how it runs and `nn.Conv1d`, `2d`, `3d` for the arguments.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
+        device, dtype: As in the dense twin.
+        n: Keep about 1/n of the parameters, or an exact `Order` of (out_channels, in_channels/groups).
+
+    Raises:
+        ValueError: an `Order` does not divide the weight, or torch refuses the arguments.
+    """
+
+    arguments = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    )
+    _reversed_padding_repeated_twice: list[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        n: int | Order,
+    ) -> None:
+        twin: Any = self.twin
+        dense = twin(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
+            device="meta", dtype=dtype,
+        )  # fmt: skip
+        self._build(dense, n, device)
+
+    def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
+        super()._adopt(dense, order, device)
+        self._reversed_padding_repeated_twice = list(dense._reversed_padding_repeated_twice)  # type: ignore[arg-type]
+        if self._pointwise():
+            self.S = product_layout(self.S)
+
+    def _pointwise(self) -> bool:
+        groups: int = self.groups  # type: ignore[assignment]
+        return groups == 1 and math.prod(self.S.shape[3:]) == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x ([batch,] in_channels, *positions) to ([batch,] out_channels, *positions)."""
+        if self._pointwise():
+            return self._factored(x)
+        # The dense twin's own forward step, which reads stride, padding and so on from this module.
+        twin: Any = self.twin
+        y: Tensor = twin._conv_forward(self, x, self.weight, self.bias)
+        return y
+
+    def _factored(self, x: Tensor) -> Tensor:
+        spatial = self.S.dim() - 3
+        if x.dim() == spatial + 1:
+            return self._factored(x.unsqueeze(0)).squeeze(0)
+        if any(self._reversed_padding_repeated_twice):
+            mode = "constant" if self.padding_mode == "zeros" else str(self.padding_mode)
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode)
+        stride: tuple[int, ...] = self.stride  # type: ignore[assignment]
+        for axis, step in enumerate(stride, start=2):
+            x = x if step == 1 else x[(slice(None),) * axis + (slice(None, None, step),)]
+        y = algebra.multiply_channels(x, self.A, self.S.flatten(2))
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * spatial)
+
+
+class PHMConv1d(_PHMConv):
+    """`nn.Conv1d` with a PHM weight: its arguments, and `n`.
+
+    Shapes: x ([batch,] in_channels, length), y ([batch,] out_channels, ...).
+    """
+
+    twin = nn.Conv1d
+
+
+class PHMConv2d(_PHMConv):
+    """`nn.Conv2d` with a PHM weight: its arguments, and `n`.
+
+    Shapes: x ([batch,] in_channels, height, width), y ([batch,] out_channels, ...).
+    """
+
+    twin = nn.Conv2d
+
+
+class PHMConv3d(_PHMConv):
+    """`nn.Conv3d` with a PHM weight: its arguments, and `n`.
+
+    Shapes: x ([batch,] in_channels, depth, height, width), y ([batch,] out_channels, ...).
+    """
+
+    twin = nn.Conv3d
+
+
+class _PHMConvTranspose(PHMLayer):
+    """Transposed convolution; see `nn.ConvTranspose1d`, `2d`, `3d` for the arguments.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
+        padding_mode, device, dtype: As in the dense twin.
+        n: Keep about 1/n of the parameters, or an exact `Order` of (out_channels/groups, in_channels).
+
+    Raises:
+        ValueError: an `Order` does not divide the weight, or torch refuses the arguments.
+    """
+
+    arguments = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "output_padding",
+        "groups",
+        "dilation",
+        "padding_mode",
+    )
+    transposed_weight = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        n: int | Order,
+    ) -> None:
+        twin: Any = self.twin
+        dense = twin(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
+            padding_mode, device="meta", dtype=dtype,
+        )  # fmt: skip
+        self._build(dense, n, device)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map x ([batch,] in_channels, *positions) to ([batch,] out_channels, *positions)."""
+        # The dense twin's own forward, which reads weight, stride, padding and so on from this module.
+        twin: Any = self.twin
+        y: Tensor = twin.forward(self, x, output_size)
+        return y
+
+    def _output_padding(self, *args: Any) -> list[int]:
+        twin: Any = self.twin
+        padding: list[int] = twin._output_padding(self, *args)
+        return padding
+
+
+class PHMConvTranspose1d(_PHMConvTranspose):
+    """`nn.ConvTranspose1d` with a PHM weight: its arguments, and `n`.
+
+    Shapes: x ([batch,] in_channels, length), y ([batch,] out_channels, ...).
+    """
+
+    twin = nn.ConvTranspose1d
+
+
+class PHMConvTranspose2d(_PHMConvTranspose):
+    """`nn.ConvTranspose2d` with a PHM weight: its arguments, and `n`.
+
+    Shapes: x ([batch,] in_channels, height, width), y ([batch,] out_channels, ...).
+    """
+
+    twin = nn.ConvTranspose2d
+
+
+class PHMConvTranspose3d(_PHMConvTranspose):
+    """`nn.ConvTranspose3d` with a PHM weight: its arguments, and `n`.
+
+    Shapes: x ([batch,] in_channels, depth, height, width), y ([batch,] out_channels, ...).
+    """
+
+    twin = nn.ConvTranspose3d

@@ -1,0 +1,52 @@
+"""The dense layer: y = x Wᵀ + b."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phnnify import algebra
+from phnnify.algebra import Order
+from phnnify.layers.base import PHMLayer, product_layout
+
+
+class PHMLinear(PHMLayer):
+    """y = x Wᵀ + b with W = Σ_r A_r ⊗ S_r, never composed (`algebra.multiply`).
+
+    Shapes: x (..., in_features), y (..., out_features). S is laid out in memory with the terms next to the
+    columns, as the product reads it.
+
+    Args:
+        in_features, out_features, bias, device, dtype: As in `nn.Linear`.
+        n: Keep about 1/n of the parameters, or an exact `Order`.
+
+    Raises:
+        ValueError: an `Order` does not divide (out_features, in_features).
+    """
+
+    twin = nn.Linear
+    arguments = ("in_features", "out_features")
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        n: int | Order,
+    ) -> None:
+        dense = nn.Linear(in_features, out_features, bias, device="meta", dtype=dtype)
+        self._build(dense, n, device)
+
+    def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
+        super()._adopt(dense, order, device)
+        self.S = product_layout(self.S)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., in_features) to (..., out_features)."""
+        y = algebra.multiply(x, self.A, self.S)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
