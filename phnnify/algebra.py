@@ -74,6 +74,12 @@ class Factors(NamedTuple):
     A: Tensor
     S: Tensor
 
+    @property
+    def order(self) -> Order:
+        """The order they have."""
+        terms, n_out, n_in = self.A.shape
+        return Order(n_out, n_in, terms)
+
 
 def _largest_divisor(size: int, limit: int) -> int:
     return next(d for d in range(min(size, limit), 0, -1) if size % d == 0)

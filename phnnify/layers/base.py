@@ -58,11 +58,12 @@ class PHMLayer(nn.Module):
             factors: Factors to use; by default those of `algebra.factorize`.
 
         Returns:
-            A layer with the fields, bias, dtype, device, training flag and requires_grad of the dense one.
+            A layer with the attributes, bias, dtype, device, training flag and requires_grad of `dense`.
 
         Raises:
             TypeError: `dense` is not of the twin's type.
-            ValueError: the order does not divide the weight, or the weight is not finite.
+            ValueError: the order does not divide the weight, the weight is not finite, or the factors have
+                other shapes.
         """
         if type(dense) is not cls.twin:
             raise TypeError(f"{cls.__name__} is made from nn.{cls.twin.__name__}, not {type(dense).__name__}")
@@ -93,8 +94,12 @@ class PHMLayer(nn.Module):
     @property
     def order(self) -> Order:
         """Blocks and terms of the weight."""
-        terms, n_out, n_in = self.A.shape
-        return Order(n_out, n_in, terms)
+        return Factors(self.A, self.S).order
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """The shape of the dense twin's weight."""
+        return tuple(self.orient(algebra.compose(self.A.to("meta"), self.S.to("meta"))).shape)
 
     @property
     def weight(self) -> Tensor:
@@ -146,8 +151,8 @@ class PHMLayer(nn.Module):
 
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
         """Take over the fields of a dense twin, with factors and bias allocated but not filled."""
-        for name in self.arguments:
-            setattr(self, name, getattr(dense, name))
+        mine = vars(self).keys()
+        vars(self).update({name: value for name, value in vars(dense).items() if name not in mine})
         weight = _parameter(dense, "weight")
         out, columns, *kernel = self.orient(weight).shape
         make = {"dtype": weight.dtype, "device": device}
@@ -160,6 +165,9 @@ class PHMLayer(nn.Module):
         self._cached = None
 
     def _set_factors(self, factors: Factors) -> None:
+        if factors.A.shape != self.A.shape or factors.S.shape != self.S.shape:
+            got = f"A {tuple(factors.A.shape)} and S {tuple(factors.S.shape)}"
+            raise ValueError(f"factors {got}; needed A {tuple(self.A.shape)} and S {tuple(self.S.shape)}")
         with torch.no_grad():
             self.A.copy_(factors.A)
             self.S.copy_(factors.S)

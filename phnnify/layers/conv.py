@@ -63,7 +63,6 @@ class _PHMConv(PHMLayer):
 
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
         super()._adopt(dense, order, device)
-        self._reversed_padding_repeated_twice = list(dense._reversed_padding_repeated_twice)  # type: ignore[arg-type]
         if self._pointwise():
             self.S = product_layout(self.S)
 

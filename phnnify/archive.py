@@ -1,0 +1,246 @@
+"""What a model file holds, read without running anything inside it.
+
+The kind of a file is told by its first bytes, never by its name. Tensors come from safetensors, or from
+torch files through torch's weights-only unpickler. That unpickler also builds modules whose classes are all
+torch's own or ours (`SAFE_CLASSES`): their constructors and `__setstate__` run no code from the file.
+Anything else needs `trust`, and only then is a file handed to the ordinary unpickler.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import loss
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from phnnify import layers
+from phnnify.errors import FileError, UntrustedError
+from phnnify.measure import first_line
+
+
+def _torch_layers() -> Iterator[type[nn.Module]]:
+    for candidate in vars(nn).values():
+        if isinstance(candidate, type) and issubclass(candidate, nn.Module):
+            lazy = issubclass(candidate, LazyModuleMixin)
+            if not lazy and candidate.__module__ != loss.__name__:
+                yield candidate
+
+
+SAFE_CLASSES: tuple[type[nn.Module], ...] = (
+    *_torch_layers(),
+    NonDynamicallyQuantizableLinear,
+    *(getattr(layers, name) for name in layers.__all__ if name != "PHMLayer"),
+)
+_SAFE_GLOBALS: tuple[Any, ...] = (*SAFE_CLASSES, nn.functional.relu, nn.functional.gelu, torch.Size)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: a whole module, or tensors by name, with a safetensors file's metadata."""
+
+    module: nn.Module | None = None
+    tensors: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_content(path: Path, *, trust: bool = False) -> Content:
+    """Read any supported model file.
+
+    Args:
+        path: A .safetensors file or a torch file (.pt, .pth, .bin: zip archive or legacy pickle).
+        trust: Let code stored in the file run where it cannot be read otherwise.
+
+    Raises:
+        FileError: it is missing, empty, a folder, damaged, of another kind, or holds no network.
+        UntrustedError: it can only be read by running code stored inside it.
+    """
+    head = _head(path)
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    if head.startswith(b"PK\x03\x04"):
+        _check_zip(path)
+        return _content_of(path, _read_torch(path, trust))
+    if head.startswith(b"\x80"):
+        return _content_of(path, _read_torch(path, trust))
+    raise FileError(
+        f"{path} is no model file: it begins with {head[:8]!r}",
+        hint="give a .safetensors file, or a .pt, .pth or .bin file written by torch.save",
+    )
+
+
+def _head(path: Path) -> bytes:
+    if path.is_dir():
+        raise FileError(f"{path} is a folder", hint="give the weights file inside it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise FileError(f"there is no file {path}") from None
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from None
+    if not head:
+        raise FileError(f"{path} is empty")
+    return head
+
+
+def _read_safetensors(path: Path) -> Content:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return Content(tensors=safetensors.torch.load_file(path), metadata=metadata)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise FileError(f"{path} is a damaged safetensors file: {first_line(error)}") from None
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse archives of other kinds, and damaged ones: torch itself does not check the checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.split("/", 1)[-1] for name in archive.namelist()]
+            _refuse_other_archives(path, names)
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise FileError(f"{path} is compressed, which torch.save never does")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise FileError(f"{path} is a damaged torch file: {first_line(error)}") from None
+    if damaged:
+        raise FileError(f"{path} is a damaged torch file: the checksum of its entry {damaged} is wrong")
+
+
+def _refuse_other_archives(path: Path, names: list[str]) -> None:
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        raise FileError(
+            f"{path} is TorchScript, compiled code whose layers cannot be exchanged",
+            hint="build the network from its Python class, save its state_dict, and give --arch",
+        )
+    if "archive_format" in names or any(name.startswith("serialized_exported_program") for name in names):
+        raise FileError(
+            f"{path} is a torch.export program (.pt2), which cannot be converted yet",
+            hint="save the state_dict of the network it was exported from, and give --arch",
+        )
+    if "data.pkl" not in names:
+        shown = ", ".join(names[:3])
+        raise FileError(
+            f"{path} is a zip archive that torch.save did not write: it holds {shown or 'nothing'}"
+        )
+
+
+def _read_torch(path: Path, trust: bool) -> Any:
+    """The object in a torch file.
+
+    Raises:
+        FileError: torch cannot read it.
+        UntrustedError: only the ordinary unpickler could, and `trust` is false.
+    """
+    try:
+        with torch.serialization.safe_globals(list(_SAFE_GLOBALS)), _quiet():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle may raise anything
+        foreign = foreign_globals(path)
+        if not foreign:
+            raise FileError(f"{path} is a damaged torch file: {first_line(error)}") from None
+        if not trust:
+            raise UntrustedError(
+                f"{path} needs code that is not torch's own to be read: {', '.join(foreign[:5])}"
+                + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""),
+                hint="save its state_dict and give --arch; or, if you trust the file's origin, --trust",
+            ) from None
+    return _read_trusted(path)
+
+
+def _read_trusted(path: Path) -> Any:
+    try:
+        with _quiet():
+            return torch.load(path, map_location="cpu", weights_only=False)
+    except (Exception, SystemExit) as error:  # the file's own code may raise anything
+        raise FileError(
+            f"{path} cannot be unpickled: {first_line(error)}",
+            hint="the classes in it must be importable from here: run it where they are, or set PYTHONPATH",
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Old files make torch warn about itself (TypedStorage and the like), which says nothing to a reader."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def foreign_globals(path: Path) -> list[str]:
+    """The classes and functions that a torch file names and that the safe unpickler does not know.
+
+    Reads the pickle's opcodes; runs nothing. A legacy file is read up to the end of its first pickles.
+    """
+    known = {f"{g.__module__}.{g.__qualname__}" for g in _SAFE_GLOBALS if hasattr(g, "__qualname__")}
+    known |= set(torch._weights_only_unpickler._get_allowed_globals())
+    return [name for name in dict.fromkeys(_globals(path)) if name not in known]
+
+
+def _globals(path: Path) -> Iterator[str]:
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in _opcodes(path):
+            if opcode.name == "GLOBAL":
+                yield str(argument).replace(" ", ".")
+            elif opcode.name == "STACK_GLOBAL":
+                yield ".".join(strings[-2:])
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except Exception:  # the end of what can be parsed
+        return
+
+
+def _opcodes(path: Path) -> Iterator[Any]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    yield from pickletools.genops(archive.read(name))
+        return
+    with path.open("rb") as file:
+        while True:
+            yield from pickletools.genops(file)
+
+
+def _content_of(path: Path, loaded: Any) -> Content:
+    """A module, or a state dict, also where a training script wrapped it."""
+    if isinstance(loaded, nn.Module):
+        _check_module(path, loaded)
+        return Content(module=loaded)
+    if isinstance(loaded, dict):
+        for key in ("state_dict", "model_state_dict", "model"):
+            inner = loaded.get(key)
+            if isinstance(inner, (dict, nn.Module)):
+                return _content_of(path, inner)
+        if any(isinstance(value, Tensor) for value in loaded.values()):
+            return Content(tensors={str(key): value for key, value in loaded.items()})
+        shown = ", ".join(map(repr, list(loaded)[:4]))
+        raise FileError(f"{path} holds a dict without weights (keys: {shown or 'none'})")
+    raise FileError(f"{path} holds a {type(loaded).__name__}, not a network or its weights")
+
+
+def _check_module(path: Path, module: nn.Module) -> None:
+    """Refuse a module put together by hand so that it cannot be what torch.save wrote."""
+    try:
+        parts = list(module.modules())
+        module.state_dict()
+        shadowed = [
+            f"{type(m).__name__}.{k}" for m in parts for k in vars(m) if callable(getattr(type(m), k, None))
+        ]
+    except Exception as error:  # missing or wrong attributes, of any kind
+        raise FileError(f"{path} holds a damaged module: {first_line(error)}") from None
+    if shadowed and all(type(m) in SAFE_CLASSES for m in parts):
+        raise FileError(f"{path} holds a module whose methods were replaced: {', '.join(shadowed[:3])}")

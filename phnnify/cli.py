@@ -1,0 +1,319 @@
+"""The commands. Only translates: options into calls, errors into exit codes. Alone imports typer.
+
+Exit codes: 0 done, 1 the input or the model cannot be served, 2 wrong usage. Results go to stdout, talk and
+progress to stderr. torch is imported by the commands that need it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phnnify import __version__
+from phnnify.errors import PhnnifyError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from phnnify.plan import Plan
+    from phnnify.report import Report
+    from phnnify.store import Source
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Make a trained PyTorch network smaller: each dense and convolutional weight becomes a "
+    "parameterized hypercomplex one, a sum of Kronecker products with 1/n of the parameters.",
+)
+
+ModelPath = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A .safetensors, .pt, .pth or .bin file, told by its contents."),
+]
+N = Annotated[
+    int, typer.Option("--n", min=2, help="Each converted weight keeps about 1/N of its parameters.")
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the network comes from when MODEL holds only weights: file.py:callable or "
+        "package.module:callable, called without arguments.",
+        metavar="REF",
+    ),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Permit code stored inside MODEL to run (pickled classes).")
+]
+InputSpecs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="SPEC",
+        help="Example input, repeatable: 1x3x32x32, int64:1x128, name=float32:1x80x100; a leading ? marks "
+        "an axis whose size may vary (axis 0 always may).",
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Convert only layers with such names, small ones too; repeatable."),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="GLOB", help="Keep layers with such names; repeatable.")
+]
+MinShare = Annotated[
+    float,
+    typer.Option(min=0, max=100, help="Keep weights with less than this percentage of the parameters."),
+]
+Reports = Annotated[
+    list[Path] | None,
+    typer.Option("--report", metavar="FILE", help="Write the report: .json, .md or .html; repeatable."),
+]
+Opset = Annotated[int | None, typer.Option(min=18, help="The ONNX operator set.", show_default="18")]
+Seed = Annotated[int, typer.Option(help="For everything random.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def convert(
+    model: ModelPath,
+    n: N = 4,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE",
+            help="The converted model: .safetensors (weights and plan) or .pt (pickled module). "
+            "By default MODEL-nN beside you, in the form that MODEL has.",
+        ),
+    ] = None,
+    arch: Arch = None,
+    trust: Trust = False,
+    inputs: InputSpecs = None,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a checked ONNX file; needs --input.")
+    ] = None,
+    opset: Opset = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    min_share: MinShare = 0.5,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Follow this plan (TOML or JSON, from inspect).")
+    ] = None,
+    report: Reports = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write a smaller copy of a trained network."""
+    from phnnify import pipeline, render, store
+    from phnnify.export import export_onnx
+    from phnnify.inputs import read_inputs
+    from phnnify.report import Change
+
+    specs = read_inputs(inputs or [])
+    if onnx and not specs:
+        raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
+    _check_targets(model, [output, onnx, *(report or [])], report or [])
+    followed = _read_plan(plan)
+    with render.progress(quiet=quiet or as_json) as watch:
+        watch(f"reading {model.name}", 0, 0)
+        source = _read(model, arch, trust, device, seed)
+        target = output or Path(f"{model.stem}-n{followed.n if followed else n}{source.ending}")
+        _check_targets(model, [target], [])
+        result = pipeline.convert(
+            source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
+            min_share=min_share / 100, plan=followed, seed=seed, watch=watch,
+        )  # fmt: skip
+        result.model.cpu()
+        watch(f"writing {target.name}", 0, 0)
+        store.save(result.model, target, result.plan)
+        sizes = Change(model.stat().st_size, target.stat().st_size)
+        done = result.report.with_files(sizes)
+        try:
+            if onnx:
+                watch(f"exporting {onnx.name}", 0, 0)
+                checked = export_onnx(result.model, onnx, specs, opset=opset, seed=seed)
+                done = done.with_files(sizes, checked)
+        finally:  # the conversion was done, whatever the exporter says
+            _write_reports(done, report or [])
+    _print(done, quiet, as_json)
+    if not (quiet or as_json):
+        render.say(f"wrote {', '.join(map(str, [target, *([onnx] if onnx else []), *(report or [])]))}")
+
+
+@app.command()
+def inspect(
+    model: ModelPath,
+    n: N = 4,
+    arch: Arch = None,
+    trust: Trust = False,
+    inputs: InputSpecs = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    min_share: MinShare = 0.5,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the plan, to edit and give to convert.")
+    ] = None,
+    report: Reports = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show what convert would do to each layer, and why; writes no model."""
+    from phnnify import pipeline
+    from phnnify.files import write_text
+    from phnnify.inputs import read_inputs
+    from phnnify.report import Change
+
+    specs = read_inputs(inputs or [])
+    _check_targets(model, [plan, *(report or [])], report or [])
+    source = _read(model, arch, trust, "cpu", seed)
+    made, described = pipeline.inspect(
+        source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
+        min_share=min_share / 100, seed=seed,
+    )  # fmt: skip
+    described = described.with_files(Change(model.stat().st_size))
+    if plan:
+        write_text(plan, made.to_json() if plan.suffix == ".json" else made.to_toml())
+    _write_reports(described, report or [])
+    _print(described, quiet, as_json)
+
+
+@app.command()
+def export(
+    model: ModelPath,
+    onnx: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.")],
+    inputs: InputSpecs = None,
+    arch: Arch = None,
+    trust: Trust = False,
+    opset: Opset = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a network, converted or not, as a checked ONNX file."""
+    from dataclasses import asdict
+
+    from phnnify import render, store
+    from phnnify.export import export_onnx
+    from phnnify.inputs import read_inputs
+
+    specs = read_inputs(inputs or [])
+    _check_targets(model, [onnx], [])
+    with render.progress(quiet=quiet or as_json) as watch:
+        watch(f"reading {model.name}", 0, 0)
+        network = store.read_any(model, arch=arch, trust=trust)
+        watch(f"exporting {onnx.name}", 0, 0)
+        checked = export_onnx(network, onnx, specs, opset=opset, seed=seed)
+    if as_json:
+        typer.echo(json.dumps({"phnnify": __version__, "onnx": asdict(checked)}, indent=2))
+    elif not quiet:
+        render.show_onnx(checked)
+
+
+def _check_targets(model: Path, targets: list[Path | None], reports: list[Path]) -> None:
+    """Refuse what could only fail after the work is done.
+
+    Raises:
+        UsageError: an output is the input, two outputs are the same, or a report has an unknown ending.
+        FileError: an output cannot be written.
+    """
+    from phnnify.files import check_target
+    from phnnify.report import check_ending
+
+    given = [target for target in targets if target is not None]
+    for target in given:
+        check_target(target)
+        if target.resolve() == model.resolve():
+            raise UsageError(f"{target} would overwrite the original", hint="give another name with -o")
+    if len({target.resolve() for target in given}) < len(given):
+        raise UsageError("two outputs have the same name")
+    for path in reports:
+        check_ending(path)
+
+
+def _read(model: Path, arch: str | None, trust: bool, device: str, seed: int) -> Source:
+    import torch
+
+    from phnnify import store
+
+    torch.manual_seed(seed)
+    place = _device(device)
+    source = store.read_network(model, arch=arch, trust=trust)
+    source.model.to(place)
+    return source
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}", hint="use --device cpu") from None
+    return device
+
+
+def _read_plan(path: Path | None) -> Plan | None:
+    if path is None:
+        return None
+    from phnnify.files import read_text
+    from phnnify.plan import parse_plan
+
+    return parse_plan(read_text(path))
+
+
+def _write_reports(report: Report, paths: list[Path]) -> None:
+    from phnnify.report import write_report
+
+    for path in paths:
+        write_report(report, path)
+
+
+def _print(report: Report, quiet: bool, as_json: bool) -> None:
+    from phnnify import render
+
+    if as_json:
+        typer.echo(report.to_json())
+    elif not quiet:
+        render.show_report(report)
+
+
+def main() -> None:
+    """Run the command line; errors become one message on stderr and an exit code."""
+    try:
+        app()
+    except PhnnifyError as error:
+        _fail(error)
+    except Exception as error:
+        if os.environ.get("PHNNIFY_TRACEBACK"):
+            raise
+        text = f"unexpected {type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+        _fail(PhnnifyError(text, hint="a fault of phnnify; PHNNIFY_TRACEBACK=1 shows where it happened"))
+
+
+def _fail(error: PhnnifyError) -> None:
+    from phnnify import render
+
+    render.show_error(error)
+    sys.exit(2 if isinstance(error, UsageError) else 1)

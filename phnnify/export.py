@@ -1,0 +1,275 @@
+"""ONNX out, checked against the network it came from.
+
+The file is made by torch's own exporter and holds the factors of PHM weights, not the composed weights: the
+graph multiplies them out from initializers alone, so ONNX Runtime does it once when it loads the file. The
+graph optimizer is told not to do it earlier, which would store n times the numbers.
+
+Every file is checked before anyone sees it: by onnx.checker, by running it with ONNX Runtime against PyTorch
+on random inputs at two batch sizes, and by comparing the bytes of its initializers with what the network's
+tensors need.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from phnnify.errors import ExportError, UsageError
+from phnnify.files import check_target, replacing
+from phnnify.inputs import Example, Inputs, InputSpec, random_example, read_inputs
+from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes
+
+if TYPE_CHECKING:
+    import onnx
+
+TOLERANCE = 1e-4  # largest difference allowed, relative to the largest output
+BATCHES = (2, 3)  # exported with the first (torch.export treats a size of 1 as fixed), checked with both
+_OPSET = 18  # the exporter's own: nothing is translated, and most runtimes know it
+_FOLD_LIMIT = 8  # the optimizer computes ahead only from tensors of so few entries: shapes, not factors
+_SLACK_BYTES = 64 << 10  # constants of a graph that are no tensors of the network: masks, shapes
+_EXTERNAL_BYTES = 1800 << 20  # above this the tensors go beside the graph: one protobuf holds 2 GB
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A written and checked ONNX file.
+
+    Attributes:
+        path: Where it is.
+        bytes: Its size, with its companion file where the tensors lie beside.
+        tensor_bytes: What the network's parameters and buffers need.
+        max_abs_diff: The largest difference from PyTorch over all outputs, inputs and batch sizes.
+        max_rel_diff: The same relative to the largest magnitude in that output.
+        opset: The ONNX operator set.
+        batches: The batch sizes it was run at; one only where the graph fixes the batch.
+    """
+
+    path: str
+    bytes: int
+    tensor_bytes: int
+    max_abs_diff: float
+    max_rel_diff: float
+    opset: int
+    batches: tuple[int, ...]
+
+
+def export_onnx(
+    model: nn.Module, path: str | Path, inputs: Inputs, *, opset: int | None = None, seed: int = 0
+) -> OnnxFile:
+    """Write a network as ONNX and check the file.
+
+    Args:
+        model: Any network; it is exported in eval mode and not changed.
+        path: The file to write.
+        inputs: Example inputs (`inputs.read_inputs`); axis 0 and the axes marked with `?` stay dynamic.
+        opset: The ONNX operator set; by default 18.
+        seed: For the random inputs.
+
+    Raises:
+        UsageError: there is no input.
+        ModelError: the network fails on the inputs.
+        ExportError: torch cannot export it, or the file fails a check; then no file is left.
+    """
+    path, specs = Path(path), read_inputs(inputs)
+    if not specs:
+        raise UsageError("an ONNX file needs example inputs", hint="give --input, such as --input 1x3x32x32")
+    check_target(path)
+    model = evaluation_copy(model)
+    forward(model, random_example(specs, model, seed=seed, batch=BATCHES[0]))
+    program = _traced(model, specs, opset or _OPSET, seed)
+    with replacing(path) as temporary:
+        _write(program, temporary, external=tensor_bytes(model) > _EXTERNAL_BYTES)
+        _check_graph(temporary, model)
+        differences = _compare(temporary, model, specs, seed)
+        size = sum(part.stat().st_size for part in temporary.parent.iterdir())
+    return OnnxFile(
+        path=str(path),
+        bytes=size,
+        tensor_bytes=tensor_bytes(model),
+        max_abs_diff=max(absolute for absolute, _ in differences.values()),
+        max_rel_diff=max(relative for _, relative in differences.values()),
+        opset=opset or _OPSET,
+        batches=tuple(differences),
+    )
+
+
+def _traced(model: nn.Module, specs: Sequence[InputSpec], opset: int, seed: int) -> torch.onnx.ONNXProgram:
+    import onnxscript.optimizer
+    from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
+
+    example = random_example(specs, model, seed=seed, batch=BATCHES[0])
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                example.args,
+                kwargs=example.kwargs,
+                dynamo=True,
+                dynamic_shapes=_dynamic_shapes(specs),
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+            )
+            if program is None:
+                raise ExportError("torch.onnx.export gave no program")
+            onnxscript.optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT)
+            # Stack traces: half of a small file, and the paths of this machine in it.
+            ClearMetadataAndDocStringPass()(program.model)
+    except Exception as error:  # the exporter raises whatever went wrong in the user's forward
+        raise ExportError(
+            f"torch cannot export {type(model).__name__} to ONNX: {_cause(error)}",
+            hint="the converted model itself is fine; leave --onnx out to do without",
+        ) from None
+    return program
+
+
+def _dynamic_shapes(specs: Sequence[InputSpec]) -> Any:
+    """What torch.export wants to know: which axes may vary. It finds out itself which vary together."""
+    auto = torch.export.Dim.AUTO
+    axes = [{axis: auto for axis in sorted(spec.dynamic) if axis < len(spec.shape)} for spec in specs]
+    positional = [shape for spec, shape in zip(specs, axes, strict=True) if spec.name is None]
+    named = {spec.name: shape for spec, shape in zip(specs, axes, strict=True) if spec.name is not None}
+    return (*positional, *named.values())
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: the exporter wraps errors in long advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs and warns about its own insides (missing torchvision, deprecations)."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _write(program: torch.onnx.ONNXProgram, path: Path, *, external: bool) -> None:
+    import onnx
+
+    proto = program.model_proto
+    proto.graph.ClearField("value_info")  # shapes that any reader can infer again
+    onnx.save_model(proto, str(path), save_as_external_data=external, location=f"{path.name}.data")
+
+
+def _check_graph(path: Path, model: nn.Module) -> None:
+    """The file is valid ONNX, and its tensors take no more room than the network's.
+
+    Raises:
+        ExportError: it is not.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"onnx.checker refuses the exported file: {first_line(error)}") from None
+    stored, needed = _initializer_bytes(onnx.load(path, load_external_data=False)), tensor_bytes(model)
+    if stored > 1.1 * needed + _SLACK_BYTES:
+        raise ExportError(
+            f"the exported file holds {stored:,} bytes of tensors; the network needs {needed:,}"
+        )
+
+
+def _initializer_bytes(model: onnx.ModelProto) -> int:
+    import onnx
+
+    sizes = {
+        i.name: onnx.helper.tensor_dtype_to_np_dtype(i.data_type).itemsize for i in model.graph.initializer
+    }
+    return sum(sizes[i.name] * int(torch.Size(i.dims).numel()) for i in model.graph.initializer)
+
+
+def _compare(
+    path: Path, model: nn.Module, specs: Sequence[InputSpec], seed: int
+) -> dict[int, tuple[float, float]]:
+    """For each batch size, the largest absolute and relative difference between ONNX Runtime and PyTorch.
+
+    Raises:
+        ExportError: ONNX Runtime cannot run the file, or its outputs differ too much.
+    """
+    session = _session(path)
+    batches = BATCHES if isinstance(session.get_inputs()[0].shape[0], str) else BATCHES[:1]
+    differences = {}
+    for batch in batches:
+        example = random_example(specs, model, seed=seed + batch, batch=batch)
+        wanted = [t.detach().cpu() for t in _tensors(forward(model, example))]
+        got = _run(session, specs, example)
+        if [t.shape for t in wanted] != [t.shape for t in got]:
+            shapes = [tuple(t.shape) for t in wanted], [tuple(t.shape) for t in got]
+            raise ExportError(f"the exported file gives shapes {shapes[1]}; the network gives {shapes[0]}")
+        pairs = [_difference(a, b) for a, b in zip(wanted, got, strict=True)]
+        differences[batch] = (max(a for a, _ in pairs), max(r for _, r in pairs))
+        if not differences[batch][1] <= _tolerance(wanted):
+            raise ExportError(
+                f"the exported file differs from the network by {differences[batch][1]:.2g} relative "
+                f"at batch {batch}; allowed is {_tolerance(wanted):.0e}"
+            )
+    return differences
+
+
+def _tolerance(outputs: Sequence[Tensor]) -> float:
+    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in outputs)
+    return 100 * TOLERANCE if half else TOLERANCE
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base class of their own
+        raise ExportError(f"ONNX Runtime cannot load the exported file: {first_line(error)}") from None
+
+
+def _run(session: Any, specs: Sequence[InputSpec], example: Example) -> list[Tensor]:
+    values = [*example.args, *example.kwargs.values()]
+    names = [node.name for node in session.get_inputs()]
+    feed = {name: value.cpu().numpy() for name, value in zip(names, values, strict=False)}
+    try:
+        return [torch.from_numpy(output) for output in session.run(None, feed)]
+    except Exception as error:  # onnxruntime's errors have no common base class of their own
+        raise ExportError(f"ONNX Runtime cannot run the exported file: {first_line(error)}") from None
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors of an output, in the exporter's order: through tuples, lists and mappings."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return [t for value in output.values() for t in _tensors(value)]
+    if isinstance(output, (tuple, list)):
+        return [t for value in output for t in _tensors(value)]
+    return []
+
+
+def _difference(wanted: Tensor, got: Tensor) -> tuple[float, float]:
+    """The largest difference, absolute and relative to the largest magnitude; infinite where NaN differ."""
+    wanted, got = wanted.double(), got.double()
+    if not wanted.numel():
+        return 0.0, 0.0
+    if not torch.equal(wanted.isfinite(), got.isfinite()):
+        return float("inf"), float("inf")
+    finite = wanted.isfinite()
+    absolute = float((wanted - got)[finite].abs().max()) if finite.any() else 0.0
+    largest = float(wanted[finite].abs().max()) if finite.any() else 0.0
+    return absolute, absolute / largest if largest else absolute

@@ -1,0 +1,224 @@
+"""Sites and options → a plan: for each weight, convert (with its order) or keep (with the reason).
+
+A plan is a plain value. It can be printed, saved as TOML or JSON, edited, and given back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from phnnify.algebra import Order
+from phnnify.errors import PlanError, UsageError
+from phnnify.trace import Site, Trace
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What decides between convert and keep.
+
+    Attributes:
+        n: Keep about 1/n of each converted weight.
+        include: Patterns (`layer3.*`); where there are any, only matching weights are converted, and small
+            ones too.
+        exclude: Patterns of weights to keep.
+        min_share: Weights with a smaller part of the network's parameters are kept (0.005 is 0.5 %).
+
+    Raises:
+        UsageError: n is below 2, or min_share is not within 0 to 1.
+    """
+
+    n: int = 4
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    min_share: float = 0.005
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise UsageError(f"n is {self.n}; it must be at least 2 to make anything smaller")
+        if not 0 <= self.min_share <= 1:
+            raise UsageError(f"the minimum share is {self.min_share}; it must be within 0 to 1")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one weight: `order` is set where it is converted, else `reason`."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    order: Order | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions about the weights of a network, in execution order, made for 1/n of the parameters."""
+
+    n: int
+    decisions: tuple[Decision, ...]
+
+    @property
+    def conversions(self) -> dict[str, Order]:
+        """The orders of the weights that are converted, by name."""
+        return {d.name: d.order for d in self.decisions if d.order is not None}
+
+    def to_json(self) -> str:
+        """One line of JSON; inverse of `parse_plan`."""
+        return json.dumps(_document(self))
+
+    def to_toml(self) -> str:
+        """TOML with one table per weight; inverse of `parse_plan`."""
+        document = tomlkit.document()
+        document.add(
+            tomlkit.comment("What happens to each weight. An order [n_out, n_in] and terms convert;")
+        )
+        document.add(tomlkit.comment("a reason keeps. Edit it and give it back with --plan."))
+        document.update(_document(self))
+        return tomlkit.dumps(document)
+
+
+def make_plan(trace: Trace, options: PlanOptions) -> Plan:
+    """Decide about every site of a trace.
+
+    Raises:
+        PlanError: a pattern matches no weight.
+    """
+    names = [site.name for site in trace.sites]
+    for option, patterns in (("include", options.include), ("exclude", options.exclude)):
+        for pattern in patterns:
+            if not _matches(names, [pattern]):
+                shown = ", ".join(names[:3])
+                raise PlanError(f"--{option} {pattern!r} matches no weight", hint=f"names look like {shown}")
+    return Plan(options.n, tuple(_decide(site, options) for site in trace.sites))
+
+
+def _matches(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _decide(site: Site, options: PlanOptions) -> Decision:
+    reason = _reason_to_keep(site, options)
+    if reason or site.matrix is None:
+        return Decision(site.name, site.kind, site.shape, reason=reason)
+    order = Order.closest(site.matrix[0], site.matrix[1], options.n)
+    return Decision(site.name, site.kind, site.shape, order=order)
+
+
+def _reason_to_keep(site: Site, options: PlanOptions) -> str | None:
+    if _matches([site.name], options.exclude):
+        return "excluded by the user"
+    if options.include and not _matches([site.name], options.include):
+        return "not included by the user"
+    if site.obstacle or site.matrix is None:
+        return site.obstacle
+    out, columns = site.matrix[:2]
+    order = Order.closest(out, columns, options.n)
+    if order.n_out * order.n_in == 1:
+        return f"order does not fit: no number up to {options.n} divides {out} or {columns}"
+    if order.parameters(site.matrix) >= site.parameters:
+        return f"no saving: {order.parameters(site.matrix)} numbers in place of {site.parameters}"
+    if site.share < options.min_share and not options.include:
+        return f"small: {site.share:.2%} of the parameters, below {options.min_share:.2%}"
+    return None
+
+
+def check_plan(plan: Plan, trace: Trace) -> Plan:
+    """The plan as it applies to a network: its decisions in the order of the trace, others kept.
+
+    Raises:
+        PlanError: it names an unknown weight, one with another shape, one that cannot be converted, or an
+            order that does not divide it.
+    """
+    sites = {site.name: site for site in trace.sites}
+    decided = {decision.name: decision for decision in plan.decisions}
+    unknown = [name for name in decided if name not in sites]
+    if unknown:
+        raise PlanError(
+            f"the plan names {_first(unknown)}, which the network does not have",
+            hint="write a plan for this network with `phnnify inspect MODEL --plan FILE`",
+        )
+    for decision in decided.values():
+        _check_decision(decision, sites[decision.name])
+    kept = {s.name: Decision(s.name, s.kind, s.shape, reason="not in the plan") for s in trace.sites}
+    return Plan(plan.n, tuple({**kept, **decided}[site.name] for site in trace.sites))
+
+
+def _check_decision(decision: Decision, site: Site) -> None:
+    if decision.shape != site.shape:
+        raise PlanError(f"the plan has {decision.name} as {decision.shape}; the network's is {site.shape}")
+    if decision.order is None:
+        return
+    if site.obstacle or site.matrix is None:
+        raise PlanError(f"the plan converts {site.name}, which must stay: {site.obstacle}")
+    if not decision.order.divides(site.matrix):
+        raise PlanError(f"the plan's {decision.order} does not divide {site.name} of shape {site.matrix}")
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _document(plan: Plan) -> dict[str, Any]:
+    return {"version": VERSION, "n": plan.n, "layers": [_entry(decision) for decision in plan.decisions]}
+
+
+def _entry(decision: Decision) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": decision.name, "kind": decision.kind, "shape": list(decision.shape)}
+    if decision.order is None:
+        return {**entry, "reason": decision.reason or "kept"}
+    return {**entry, "order": [decision.order.n_out, decision.order.n_in], "terms": decision.order.terms}
+
+
+def parse_plan(text: str) -> Plan:
+    """Read a plan from TOML or JSON; inverse of `Plan.to_toml` and `Plan.to_json`.
+
+    Raises:
+        PlanError: the text is neither, or an entry is incomplete or makes no sense.
+    """
+    try:
+        document = json.loads(text) if text.lstrip().startswith("{") else tomlkit.parse(text).unwrap()
+    except (ValueError, TOMLKitError, RecursionError) as error:
+        raise PlanError(f"the plan is neither TOML nor JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise PlanError(f"not a plan of version {VERSION}: it needs `version = {VERSION}` at its top")
+    n, layers = document.get("n"), document.get("layers")
+    if type(n) is not int or n < 1 or not isinstance(layers, list):
+        raise PlanError("the plan needs a whole number `n` and a list `layers`")
+    decisions = tuple(_read_entry(entry, i) for i, entry in enumerate(layers))
+    names = [decision.name for decision in decisions]
+    if len(set(names)) < len(names):
+        raise PlanError(f"the plan names {_first([x for x in names if names.count(x) > 1], 1)} twice")
+    return Plan(n, decisions)
+
+
+def _read_entry(entry: Any, index: int) -> Decision:
+    try:
+        shape = _whole_numbers(entry["shape"])
+        name, kind = entry["name"], entry["kind"]
+        if not (isinstance(name, str) and isinstance(kind, str)):
+            raise TypeError("name and kind must be text")
+        if "order" not in entry:
+            return Decision(name, kind, shape, reason=str(entry.get("reason", "kept")))
+        n_out, n_in = _whole_numbers(entry["order"])
+        (terms,) = _whole_numbers([entry["terms"]])
+        return Decision(name, kind, shape, order=Order(n_out, n_in, terms))
+    except KeyError as error:
+        raise PlanError(f"layer {index + 1} of the plan has no {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"layer {index + 1} of the plan cannot be read: {error}") from None
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(value) is int and value > 0 for value in values):
+        raise TypeError(f"{values!r} should be a list of whole numbers above 0")
+    return tuple(values)

@@ -1,0 +1,106 @@
+"""Python objects named on the command line: `file.py:callable` or `package.module:callable`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from phnnify.errors import FileError, ModelError, UsageError
+from phnnify.measure import first_line
+
+_FORM = "the form is file.py:callable or package.module:callable"
+
+
+def build_network(reference: str) -> nn.Module:
+    """Call what `--arch` names, without arguments: it must give a network.
+
+    Raises:
+        UsageError: the reference has another form.
+        FileError: there is no such file, module or name, or it cannot be imported.
+        ModelError: the call fails, or gives something that is not a network.
+    """
+    build = load_callable(reference, "--arch")
+    try:
+        network = build()
+    except (Exception, SystemExit) as error:  # whatever the user's own code may raise
+        raise ModelError(
+            f"--arch {reference}: the call failed: {first_line(error)}",
+            hint="it is called without arguments; write a small function that builds the network",
+        ) from None
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"--arch {reference} gave a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def load_callable(reference: str, option: str) -> Callable[[], Any]:
+    """The callable that a reference names. Importing its file runs that file: the user asked for it.
+
+    Raises:
+        UsageError: the reference has another form.
+        FileError: there is no such file, module or name, or it cannot be imported.
+    """
+    place, colon, name = reference.rpartition(":")
+    if not (colon and place and name):
+        raise UsageError(f"{option} {reference!r} cannot be read", hint=_FORM)
+    module = _import(place, option)
+    target = getattr(module, name, None)
+    if not callable(target):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        own = [key for key in names if getattr(vars(module)[key], "__module__", None) == module.__name__]
+        raise FileError(
+            f"{option} {reference}: {place} has no callable {name!r}",
+            hint=f"it has {', '.join(own[:8]) or 'none of its own'}",
+        )
+    found: Callable[[], Any] = target
+    return found
+
+
+def _import(place: str, option: str) -> ModuleType:
+    path = Path(place)
+    is_file = place.endswith(".py")
+    if is_file and not path.is_file():
+        raise FileError(f"{option}: there is no file {place}", hint=_FORM)
+    try:
+        with _importable(path.parent if is_file else Path()):
+            return _import_file(path) if is_file else importlib.import_module(place)
+    except (Exception, SystemExit) as error:  # whatever the user's own code may raise
+        raise FileError(f"{option}: {place} cannot be imported: {first_line(error)}") from None
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file under its own name, so that its classes can be pickled and found again.
+
+    Where that name belongs to another module already, it gets one with its folder's name in front.
+    """
+    taken = sys.modules.get(path.stem)
+    foreign = taken is not None and getattr(taken, "__file__", None) != str(path.resolve())
+    name = f"{path.resolve().parent.name}_{path.stem}" if foreign else path.stem
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let imports find modules in a folder, as `python file.py` would."""
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder.resolve()))

@@ -1,0 +1,88 @@
+"""What a person sees in the terminal: tables on stdout, progress and talk on stderr. Alone imports rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from phnnify.errors import PhnnifyError
+from phnnify.export import OnnxFile
+from phnnify.pipeline import Watcher
+from phnnify.report import HEADINGS, Report, layer_cells, summary
+
+
+def show_report(report: Report, console: Console | None = None) -> None:
+    """The layers, the whole network, and what the reader should know."""
+    console = console or Console()
+    console.print(_layers(report))
+    console.print(_whole(report))
+    if report.onnx:
+        console.print(_onnx_line(report.onnx))
+    for note in report.notes:
+        console.print(Text("note: ", "yellow") + Text(note, "default"))
+
+
+def _layers(report: Report) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    table.add_column(HEADINGS[0], overflow="fold", max_width=28)
+    table.add_column(HEADINGS[1], no_wrap=True)
+    for heading in HEADINGS[2:4]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(HEADINGS[4], overflow="fold")
+    for layer in report.layers:
+        table.add_row(*map(Text, layer_cells(layer)), style="dim" if layer.status == "kept" else "default")
+    return table
+
+
+def _whole(report: Report) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    for heading in ("\nwhole network", "\nbefore", "\nafter", "\nkept"):
+        table.add_column(heading, justify="left" if "network" in heading else "right", no_wrap=True)
+    for row in summary(report):
+        table.add_row(*row)
+    return table
+
+
+def _onnx_line(onnx: OnnxFile) -> Text:
+    sizes = " and ".join(map(str, onnx.batches))
+    return Text(
+        f"{onnx.path}: {onnx.bytes:,} bytes, opset {onnx.opset}; differs from PyTorch by at most "
+        f"{onnx.max_rel_diff:.1g} relative (batch {sizes})"
+    )
+
+
+def show_onnx(onnx: OnnxFile) -> None:
+    """One line about a checked ONNX file."""
+    Console().print(_onnx_line(onnx), soft_wrap=True)
+
+
+def show_error(error: PhnnifyError) -> None:
+    """`error: …` on stderr, and the hint after a blank line."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text("error: ", "bold red") + Text(str(error), "default"))
+    if error.hint:
+        console.print(Text("\nhint: ", "bold cyan") + Text(error.hint, "default"))
+
+
+def say(message: str) -> None:
+    """A line of talk, on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(message))
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Watcher]:
+    """A bar on stderr that a pipeline's stages move; nothing where nobody could see it move."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def watch(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what[:40].ljust(40), completed=done, total=total or None)
+
+        yield watch

@@ -1,0 +1,239 @@
+"""What a conversion did, as one plain value, and as JSON, Markdown and HTML.
+
+Parts that were not measured are None (`null`), never guessed.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from phnnify import __version__
+from phnnify.errors import UsageError
+from phnnify.export import OnnxFile
+from phnnify.files import write_text
+from phnnify.plan import Plan
+from phnnify.trace import Trace
+
+NEEDS_DISTILLATION = (
+    "Fitted to the weights alone, without data: expect a network near chance. "
+    "It needs distillation from the original before use."
+)
+ENDINGS = (".json", ".md", ".html")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number of the original and of the converted network; None where it was not measured."""
+
+    before: int | None = None
+    after: int | None = None
+
+    @property
+    def kept(self) -> float | None:
+        """after/before."""
+        return self.after / self.before if self.before and self.after is not None else None
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened to one weight, and why.
+
+    Attributes:
+        status: 'converted' or 'kept'; `reason` says why it was kept.
+        order: [n_out, n_in]; with `terms`, None where it was kept.
+        rank: Of a low-rank term; 0 where there is none, None where it was kept.
+        calls, flops: Of one forward pass on the example input; None where unknown.
+        weight_error: ‖W−Ŵ‖/‖W‖. output_error: the same for its outputs, where there was data.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    status: str
+    reason: str | None
+    order: tuple[int, int] | None
+    terms: int | None
+    rank: int | None
+    params_before: int
+    params_after: int
+    calls: int | None
+    flops: int | None
+    weight_error: float | None = None
+    output_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of a conversion or an inspection. `to_json` has the keys that stay."""
+
+    n: int
+    params: Change
+    layers: tuple[LayerReport, ...]
+    notes: tuple[str, ...] = ()
+    bytes: Change = Change()
+    onnx: OnnxFile | None = None
+
+    @property
+    def converted(self) -> Change:
+        """Parameters of the converted weights alone."""
+        rows = [layer for layer in self.layers if layer.status == "converted"]
+        return Change(sum(r.params_before for r in rows), sum(r.params_after for r in rows))
+
+    def with_files(self, sizes: Change, onnx: OnnxFile | None = None) -> Report:
+        """The report once files are written."""
+        return replace(self, bytes=sizes, onnx=onnx)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the JSON form."""
+        return {
+            "phnnify": __version__,
+            "n": self.n,
+            "params": asdict(self.params),
+            "params_converted": asdict(self.converted),
+            "bytes": asdict(self.bytes),
+            "layers": [asdict(layer) for layer in self.layers],
+            "notes": list(self.notes),
+            "accuracy": None,
+            "agreement": None,
+            "latency": None,
+            "onnx": asdict(self.onnx) if self.onnx else None,
+        }
+
+    def to_json(self) -> str:
+        """The report as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_markdown(self) -> str:
+        """The report as Markdown."""
+        parts = [
+            f"# phnnify: n = {self.n}",
+            *self.notes,
+            _markdown_table(("", "before", "after", "kept"), summary(self)),
+        ]
+        parts += ["## Layers", _markdown_table(HEADINGS, [layer_cells(layer) for layer in self.layers])]
+        return "\n\n".join(parts) + "\n"
+
+    def to_html(self) -> str:
+        """The report as one HTML page that needs nothing else."""
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        overview = _html_table(("", "before", "after", "kept"), summary(self))
+        rows = _html_table(HEADINGS, [layer_cells(layer) for layer in self.layers])
+        title = f"phnnify: n = {self.n}"
+        return _PAGE.format(title=title, body=f"<h1>{title}</h1>{notes}{overview}<h2>Layers</h2>{rows}")
+
+
+HEADINGS = ("layer", "shape", "before", "after", "error, or why it stays")
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: 1rem 0; }}
+th, td {{ padding: .2rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }}
+td:nth-child(n+2) {{ font-variant-numeric: tabular-nums; }}
+</style></head>
+<body>{body}</body></html>
+"""
+
+
+def make_report(
+    trace: Trace, plan: Plan, errors: Mapping[str, float] | None = None, notes: Sequence[str] = ()
+) -> Report:
+    """Put together what the stages know.
+
+    Args:
+        trace: The sites.
+        plan: The decision about each of them.
+        errors: The weight error of each converted one; None where nothing was fitted.
+        notes: What a reader should know, in sentences.
+    """
+    sites = {site.name: site for site in trace.sites}
+    layers = []
+    for decision in plan.decisions:
+        site, order = sites[decision.name], decision.order
+        layers.append(
+            LayerReport(
+                name=site.name,
+                kind=site.kind,
+                shape=site.shape,
+                status="converted" if order else "kept",
+                reason=decision.reason,
+                order=(order.n_out, order.n_in) if order else None,
+                terms=order.terms if order else None,
+                rank=0 if order else None,
+                params_before=site.parameters,
+                params_after=order.parameters(site.matrix or ()) if order else site.parameters,
+                calls=site.calls,
+                flops=site.flops,
+                weight_error=errors[site.name] if order and errors is not None else None,
+            )
+        )
+    saved = sum(layer.params_before - layer.params_after for layer in layers)
+    notes = [*([trace.note] if trace.note else []), *notes]
+    return Report(plan.n, Change(trace.parameters, trace.parameters - saved), tuple(layers), tuple(notes))
+
+
+def summary(report: Report) -> list[tuple[str, ...]]:
+    """Rows (what, before, after, kept) about the whole network."""
+    rows = [
+        _summary_row("parameters", report.params),
+        _summary_row("converted part", report.converted),
+        _summary_row("model file, bytes", report.bytes),
+    ]
+    if report.onnx:
+        rows.append(("ONNX file, bytes", "", f"{report.onnx.bytes:,}", ""))
+    return [row for row in rows if row[1] or row[2]]
+
+
+def _summary_row(what: str, change: Change) -> tuple[str, ...]:
+    numbers = ["" if number is None else f"{number:,}" for number in (change.before, change.after)]
+    return (what, *numbers, "" if change.kept is None else f"{change.kept:.1%}")
+
+
+def layer_cells(layer: LayerReport) -> tuple[str, ...]:
+    """One row under `HEADINGS`."""
+    shape = "×".join(map(str, layer.shape))
+    if layer.status == "kept":
+        return layer.name, shape, f"{layer.params_before:,}", "kept", layer.reason or ""
+    last = f"order {layer.order[0]}×{layer.order[1]}, {layer.terms} terms" if layer.order else ""
+    if layer.weight_error is not None:
+        last = f"{layer.weight_error:.1%} error"
+    return layer.name, shape, f"{layer.params_before:,}", f"{layer.params_after:,}", last
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the report in the form that the path's ending names, all or nothing.
+
+    Raises:
+        UsageError: an ending other than .json, .md and .html.
+        FileError: the path cannot be written.
+    """
+    check_ending(path)
+    forms = {".json": report.to_json, ".md": report.to_markdown, ".html": report.to_html}
+    write_text(path, forms[path.suffix]())
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a report's path before any work is done.
+
+    Raises:
+        UsageError: an ending other than .json, .md and .html.
+    """
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"cannot tell what to write to {path}", hint=f"endings: {', '.join(ENDINGS)}")
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{line(headings, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

@@ -1,0 +1,75 @@
+"""A network and factors → a new network with PHM layers in place of the chosen dense ones.
+
+The original is untouched. The new network is a deep copy made with a memo in which each chosen dense layer
+already has its PHM layer as its copy: so every reference to it, registered or not, once or many times, finds
+the PHM layer; ties between other parameters stay ties; and the class stays the user's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from phnnify.algebra import Factors
+from phnnify.errors import PlanError
+from phnnify.layers import PHMLayer
+from phnnify.measure import copied
+from phnnify.rules import rule_for
+
+
+def dense_weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """The weights of the named sites as (out, in, *kernel), the way the algebra sees them.
+
+    Raises:
+        PlanError: there is no dense layer of that name.
+    """
+    weights = {}
+    for name in names:
+        module, layer = _dense_layer(model, name)
+        weights[name] = layer.orient(module.get_parameter("weight").detach())
+    return weights
+
+
+def rewrite(model: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
+    """The network with PHM layers in place of the named sites.
+
+    Args:
+        model: The original.
+        factors: By name of the site.
+
+    Raises:
+        PlanError: there is no dense layer of that name.
+        ModelError: the network cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for name, pair in factors.items():
+        dense, layer = _dense_layer(model, name)
+        memo[id(dense)] = _replacement(layer, dense, pair, memo)
+    replaced: nn.Module | None = memo.get(id(model))  # the network may itself be one dense layer
+    return copied(model, memo) if replaced is None else replaced
+
+
+def _dense_layer(model: nn.Module, name: str) -> tuple[nn.Module, type[PHMLayer]]:
+    """The module of a site, and the layer that replaces it."""
+    try:
+        # A network that is itself one dense layer has a site without a module's name: `weight`.
+        module = model if name == "weight" and not list(model.children()) else model.get_submodule(name)
+    except AttributeError:
+        raise PlanError(f"the network has no layer {name!r}") from None
+    layer = rule_for(module, "weight").becomes
+    if layer is None:
+        raise PlanError(f"{name} is a {type(module).__name__}, which cannot be converted")
+    return module, layer
+
+
+def _replacement(layer: type[PHMLayer], dense: nn.Module, factors: Factors, memo: dict[int, Any]) -> PHMLayer:
+    replacement = layer.from_dense(dense, factors.order, factors)
+    if replacement.bias is not None:
+        replacement.bias = copy.deepcopy(dense.get_parameter("bias"), memo)  # a tied bias stays tied
+    for name, value in vars(dense).items():
+        if name.endswith("_hooks"):
+            setattr(replacement, name, copy.copy(value))
+    return replacement

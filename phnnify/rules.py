@@ -1,0 +1,89 @@
+"""Which dense layer becomes which PHM layer, or the reason why its weight stays.
+
+`RULES` is read from the top; the first rule that applies decides. A new kind of layer is one rule here.
+Reasons that depend on the order or on the whole network (too small, tied, excluded) are in `plan` and
+`trace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils.parametrize import ParametrizationList
+
+from phnnify.layers import (
+    PHMConv1d,
+    PHMConv2d,
+    PHMConv3d,
+    PHMConvTranspose1d,
+    PHMConvTranspose2d,
+    PHMConvTranspose3d,
+    PHMLayer,
+    PHMLinear,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Decides about a weight, given the module that owns it and the parameter's name in it.
+
+    Attributes:
+        applies: Whether this rule decides.
+        becomes: The layer that replaces the module, or None where the weight stays.
+        reason: Why it stays. `{kind}` and `{parameter}` stand for the module's class and the parameter.
+    """
+
+    applies: Callable[[nn.Module, str], bool]
+    becomes: type[PHMLayer] | None = None
+    reason: str = ""
+
+
+def _twin(layer: type[PHMLayer]) -> Rule:
+    # `type(m) is`, not isinstance: a subclass means something else.
+    return Rule(lambda module, parameter: type(module) is layer.twin and parameter == "weight", layer)
+
+
+def _kept(kind: type[nn.Module], reason: str) -> Rule:
+    return Rule(lambda module, parameter: isinstance(module, kind), reason=reason)
+
+
+def _computed(module: nn.Module, parameter: str) -> bool:
+    old_style = parameter in ("weight_g", "weight_v", "weight_orig")
+    return old_style or isinstance(module, ParametrizationList)
+
+
+def _depthwise(module: nn.Module, parameter: str) -> bool:
+    if not isinstance(module, nn.modules.conv._ConvNd) or parameter != "weight":
+        return False
+    return 1 < module.groups == module.in_channels
+
+
+RULES: tuple[Rule, ...] = (
+    _kept(PHMLayer, "already a PHM weight"),
+    Rule(_computed, reason="its weight is computed by a parametrization (weight norm, spectral norm)"),
+    Rule(_depthwise, reason="depthwise: each output has a filter of its own, too small to share"),
+    _twin(PHMLinear),
+    _twin(PHMConv1d),
+    _twin(PHMConv2d),
+    _twin(PHMConv3d),
+    _twin(PHMConvTranspose1d),
+    _twin(PHMConvTranspose2d),
+    _twin(PHMConvTranspose3d),
+    _kept(NonDynamicallyQuantizableLinear, "used outside its module: attention reads the weight itself"),
+    _kept(nn.MultiheadAttention, "unsupported kind: {parameter} of attention"),
+    _kept(nn.RNNBase, "unsupported kind: {parameter} of a recurrent layer"),
+    _kept(nn.Embedding, "unsupported kind: embedding table"),
+    _kept(nn.Linear, "unsupported kind: {kind}, a subclass of Linear"),
+    _kept(nn.modules.conv._ConvNd, "unsupported kind: {kind}, a subclass of a convolution"),
+    Rule(lambda module, parameter: True, reason="unsupported kind: {parameter} of {kind}"),
+)
+
+
+def rule_for(module: nn.Module, parameter: str) -> Rule:
+    """The first rule that applies, with its reason filled in."""
+    rule = next(rule for rule in RULES if rule.applies(module, parameter))
+    reason = rule.reason.format(kind=type(module).__name__, parameter=parameter)
+    return Rule(rule.applies, rule.becomes, reason)
