@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from phnnify.errors import ExportError, UsageError
+from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import check_target, replacing
 from phnnify.inputs import Example, Inputs, InputSpec, random_example, read_inputs
 from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes
@@ -49,7 +49,7 @@ class OnnxFile:
         max_abs_diff: The largest difference from PyTorch over all outputs, inputs and batch sizes.
         max_rel_diff: The same relative to the largest magnitude in that output.
         opset: The ONNX operator set.
-        batches: The batch sizes it was run at; one only where the graph fixes the batch.
+        batches: The batch sizes it was run at; one only where the network fixes the batch.
     """
 
     path: str
@@ -83,12 +83,22 @@ def export_onnx(
         raise UsageError("an ONNX file needs example inputs", hint="give --input, such as --input 1x3x32x32")
     check_target(path)
     model = evaluation_copy(model)
-    forward(model, random_example(specs, model, seed=seed, batch=BATCHES[0]))
-    program = _traced(model, specs, opset or _OPSET, seed)
+    forward(model, random_example(specs, model, seed=seed))
+    if _runs_at(model, specs, BATCHES):
+        with suppress(ExportError):  # a trace may turn out to hold for one batch size only
+            return _written(path, model, specs, BATCHES, opset or _OPSET, seed)
+    return _written(path, model, specs, specs[0].shape[:1], opset or _OPSET, seed)
+
+
+def _written(
+    path: Path, model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int], opset: int, seed: int
+) -> OnnxFile:
+    """Export with the first batch size, write, and check with all of them; one batch size is a fixed one."""
+    program = _traced(model, specs, batches, opset, seed)
     with replacing(path) as temporary:
         _write(program, temporary, external=tensor_bytes(model) > _EXTERNAL_BYTES)
         _check_graph(temporary, model)
-        differences = _compare(temporary, model, specs, seed)
+        differences = _compare(temporary, model, specs, batches, seed)
         size = sum(part.stat().st_size for part in temporary.parent.iterdir())
     return OnnxFile(
         path=str(path),
@@ -96,16 +106,28 @@ def export_onnx(
         tensor_bytes=tensor_bytes(model),
         max_abs_diff=max(absolute for absolute, _ in differences.values()),
         max_rel_diff=max(relative for _, relative in differences.values()),
-        opset=opset or _OPSET,
+        opset=opset,
         batches=tuple(differences),
     )
 
 
-def _traced(model: nn.Module, specs: Sequence[InputSpec], opset: int, seed: int) -> torch.onnx.ONNXProgram:
+def _runs_at(model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int]) -> bool:
+    """Whether the network takes these batch sizes."""
+    try:
+        for batch in batches:
+            forward(model, random_example(specs, model, seed=0, batch=batch))
+    except ModelError:
+        return False
+    return True
+
+
+def _traced(
+    model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int], opset: int, seed: int
+) -> torch.onnx.ONNXProgram:
     import onnxscript.optimizer
     from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 
-    example = random_example(specs, model, seed=seed, batch=BATCHES[0])
+    example = random_example(specs, model, seed=seed, batch=batches[0])
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -113,7 +135,7 @@ def _traced(model: nn.Module, specs: Sequence[InputSpec], opset: int, seed: int)
                 example.args,
                 kwargs=example.kwargs,
                 dynamo=True,
-                dynamic_shapes=_dynamic_shapes(specs),
+                dynamic_shapes=_dynamic_shapes(specs, fixed_batch=len(batches) == 1),
                 opset_version=opset,
                 optimize=False,
                 verbose=False,
@@ -131,10 +153,10 @@ def _traced(model: nn.Module, specs: Sequence[InputSpec], opset: int, seed: int)
     return program
 
 
-def _dynamic_shapes(specs: Sequence[InputSpec]) -> Any:
+def _dynamic_shapes(specs: Sequence[InputSpec], *, fixed_batch: bool) -> Any:
     """What torch.export wants to know: which axes may vary. It finds out itself which vary together."""
     auto = torch.export.Dim.AUTO
-    axes = [{axis: auto for axis in sorted(spec.dynamic) if axis < len(spec.shape)} for spec in specs]
+    axes = [{axis: auto for axis in sorted(spec.dynamic) if axis or not fixed_batch} for spec in specs]
     positional = [shape for spec, shape in zip(specs, axes, strict=True) if spec.name is None]
     named = {spec.name: shape for spec, shape in zip(specs, axes, strict=True) if spec.name is not None}
     return (*positional, *named.values())
@@ -198,7 +220,7 @@ def _initializer_bytes(model: onnx.ModelProto) -> int:
 
 
 def _compare(
-    path: Path, model: nn.Module, specs: Sequence[InputSpec], seed: int
+    path: Path, model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int], seed: int
 ) -> dict[int, tuple[float, float]]:
     """For each batch size, the largest absolute and relative difference between ONNX Runtime and PyTorch.
 
@@ -206,7 +228,6 @@ def _compare(
         ExportError: ONNX Runtime cannot run the file, or its outputs differ too much.
     """
     session = _session(path)
-    batches = BATCHES if isinstance(session.get_inputs()[0].shape[0], str) else BATCHES[:1]
     differences = {}
     for batch in batches:
         example = random_example(specs, model, seed=seed + batch, batch=batch)

@@ -49,10 +49,11 @@ def _whole(report: Report) -> Table:
 
 
 def _onnx_line(onnx: OnnxFile) -> Text:
-    sizes = " and ".join(map(str, onnx.batches))
+    any_batch = len(onnx.batches) > 1
+    batch = "any batch size" if any_batch else f"batch size fixed at {onnx.batches[0]} by the network"
     return Text(
-        f"{onnx.path}: {onnx.bytes:,} bytes, opset {onnx.opset}; differs from PyTorch by at most "
-        f"{onnx.max_rel_diff:.1g} relative (batch {sizes})"
+        f"{onnx.path}: {onnx.bytes:,} bytes, opset {onnx.opset}, {batch}; "
+        f"ONNX Runtime differs from PyTorch by at most {onnx.max_rel_diff:.0e}"
     )
 
 

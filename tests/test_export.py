@@ -1,0 +1,274 @@
+"""ONNX out, checked against the network it came from."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phnnify import export
+from phnnify.errors import ExportError, FileError, ModelError, UsageError
+from phnnify.export import export_onnx
+from phnnify.layers import (
+    PHMConv1d,
+    PHMConv2d,
+    PHMConv3d,
+    PHMConvTranspose1d,
+    PHMConvTranspose2d,
+    PHMConvTranspose3d,
+    PHMLinear,
+)
+from phnnify.measure import tensor_bytes
+
+LAYERS: dict[str, tuple[nn.Module, str]] = {
+    "linear": (PHMLinear(24, 40, n=4), "1x24"),
+    "linear on sequences": (PHMLinear(24, 40, n=4, bias=False), "1x?5x24"),
+    "conv1d": (PHMConv1d(8, 12, 3, padding="same", n=4), "1x8x9"),
+    "conv2d": (PHMConv2d(8, 16, 3, stride=2, padding=1, padding_mode="reflect", n=4), "1x8x7x7"),
+    "conv2d, grouped": (PHMConv2d(8, 16, (3, 1), dilation=2, groups=2, n=4), "1x8x?9x9"),
+    "conv2d, pointwise": (PHMConv2d(8, 16, 1, stride=2, padding=1, n=4), "1x8x7x7"),
+    "conv3d": (PHMConv3d(4, 8, 2, bias=False, n=2), "1x4x4x5x6"),
+    "transposed 1d": (PHMConvTranspose1d(8, 4, 3, stride=2, output_padding=1, n=4), "1x8x5"),
+    "transposed 2d": (PHMConvTranspose2d(8, 4, 3, stride=2, padding=1, groups=2, n=2), "1x8x5x5"),
+    "transposed 3d": (PHMConvTranspose3d(4, 4, 2, n=2), "1x4x3x3x3"),
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        PHMConv2d(4, 16, 3, padding=1, n=4),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        PHMLinear(256, 32, n=4),
+    )
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = PHMLinear(8, 8, n=2), PHMLinear(8, 4, n=2)
+
+    def forward(self, x: Tensor, scale: Tensor) -> dict[str, Any]:
+        return {"sum": self.left(x) * scale, "parts": (self.right(x), scale * 1)}
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(7, 16), PHMLinear(16, 8, n=4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.head(self.table(tokens))
+        return out
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_onnx_runtime_agrees_with_pytorch_for_every_kind_of_layer(case: str, tmp_path: Path) -> None:
+    layer, spec = LAYERS[case]
+    file = export_onnx(layer, tmp_path / "layer.onnx", spec)
+    assert file.max_rel_diff < 1e-5
+    assert file.batches == export.BATCHES
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+def test_the_reference_evaluator_agrees_at_both_opsets(opset: int, tmp_path: Path) -> None:
+    model = network().eval()
+    export_onnx(model, tmp_path / "net.onnx", "1x4x4x4", opset=opset)
+    loaded = onnx.load(tmp_path / "net.onnx")
+    assert [o.version for o in loaded.opset_import if not o.domain] == [opset]
+    x = torch.randn(5, 4, 4, 4)
+    got: Any = onnx.reference.ReferenceEvaluator(loaded).run(None, {loaded.graph.input[0].name: x.numpy()})
+    np.testing.assert_allclose(got[0], model(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_factors_are_the_initializers_and_no_composed_weight_is_stored(tmp_path: Path) -> None:
+    model = network()
+    file = export_onnx(model, tmp_path / "net.onnx", "1x4x4x4")
+    stored = {i.name: tuple(i.dims) for i in onnx.load(file.path).graph.initializer}
+    for name, parameter in model.named_parameters():
+        if name.endswith((".A", ".S")):
+            assert parameter.numel() in [int(np.prod(shape)) for shape in stored.values()], name
+    assert max(int(np.prod(shape)) for shape in stored.values()) < 256 * 32
+    assert file.bytes < tensor_bytes(model) + 20_000
+
+
+def test_onnx_runtime_multiplies_the_convolution_weight_out_when_it_loads(tmp_path: Path) -> None:
+    export_onnx(PHMConv2d(16, 16, 3, n=4), tmp_path / "conv.onnx", "1x16x8x8")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    onnxruntime.InferenceSession(tmp_path / "conv.onnx", options, providers=["CPUExecutionProvider"])
+    assert Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node) == {"Conv": 1}
+
+
+def test_marked_axes_stay_dynamic_and_others_are_fixed(tmp_path: Path) -> None:
+    export_onnx(PHMLinear(24, 40, n=4), tmp_path / "x.onnx", "1x?5x24")
+    shape = onnxruntime.InferenceSession(tmp_path / "x.onnx").get_inputs()[0].shape
+    assert isinstance(shape[0], str)
+    assert isinstance(shape[1], str)
+    assert shape[2] == 24
+    run = onnxruntime.InferenceSession(tmp_path / "x.onnx").run(
+        None, {"x": np.zeros((7, 11, 24), np.float32)}
+    )
+    assert run[0].shape == (7, 11, 40)
+
+
+def test_several_named_inputs_and_nested_outputs_are_compared(tmp_path: Path) -> None:
+    file = export_onnx(Pair(), tmp_path / "pair.onnx", ["1x8", "scale=1x1"])
+    session = onnxruntime.InferenceSession(file.path)
+    assert [node.name for node in session.get_inputs()] == ["x", "scale"]
+    assert len(session.get_outputs()) == 3
+    assert file.max_rel_diff < 1e-5
+
+
+def test_integer_inputs_stay_within_the_embedding_table(tmp_path: Path) -> None:
+    assert export_onnx(Tokens(), tmp_path / "t.onnx", "int64:1x?9").max_rel_diff < 1e-5
+
+
+def test_the_file_holds_no_path_or_source_line_of_this_machine(tmp_path: Path) -> None:
+    export_onnx(network(), tmp_path / "net.onnx", "1x4x4x4")
+    content = (tmp_path / "net.onnx").read_bytes()
+    assert b".py" not in content
+    assert b"torch.nn" not in content
+
+
+def test_exporting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        export_onnx(network(), tmp_path / name, "1x4x4x4")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_the_network_is_not_changed_and_is_exported_in_eval_mode(tmp_path: Path) -> None:
+    model = nn.Sequential(PHMLinear(8, 8, n=2), nn.Dropout(0.9), nn.BatchNorm1d(8)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert export_onnx(model, tmp_path / "x.onnx", "1x8").max_rel_diff < 1e-5
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_network_that_only_exports_at_one_batch_size_says_so(tmp_path: Path) -> None:
+    class Doubling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.shape[0] in (1, 2) else x * 3
+
+    assert export_onnx(Doubling(), tmp_path / "x.onnx", "1x8").batches == (1,)
+
+
+class Differs(nn.Module):
+    """Computes something else once it is exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if torch.compiler.is_compiling() else x * 2.001
+
+
+def test_a_mismatch_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"differs from the network by 0\.0005 relative"):
+        export_onnx(Differs(), tmp_path / "x.onnx", "1x8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_that_the_network_does_not_have_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_SLACK_BYTES", 0)
+    monkeypatch.setattr(export, "tensor_bytes", lambda model: 64)
+    with pytest.raises(ExportError, match="bytes of tensors; the network needs 64"):
+        export_onnx(network(), tmp_path / "x.onnx", "1x4x4x4")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_a_network_that_cannot_be_exported_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="torch cannot export Branches to ONNX") as caught:
+        export_onnx(Branches(), tmp_path / "x.onnx", "1x8")
+    assert caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fixed_batch_is_reported_as_the_only_one_checked(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(5, 8) + torch.arange(40).reshape(5, 8)
+
+    assert export_onnx(Fixed(), tmp_path / "x.onnx", "5x8").batches == (5,)
+
+
+def test_a_trace_that_depends_on_the_batch_is_made_at_the_users_batch(tmp_path: Path) -> None:
+    class Unrolled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([row * i for i, row in enumerate(x)])
+
+    file = export_onnx(Unrolled(), tmp_path / "x.onnx", "1x8")
+    assert file.batches == (1,)
+    assert onnxruntime.InferenceSession(file.path).get_inputs()[0].shape == [1, 8]
+
+
+def test_an_export_without_inputs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs example inputs"):
+        export_onnx(network(), tmp_path / "x.onnx", [])
+
+
+def test_inputs_that_the_network_does_not_take_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="fails on an example input of float32 1x5"):
+        export_onnx(network(), tmp_path / "x.onnx", "1x5")
+
+
+def test_a_missing_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="there is no folder"):
+        export_onnx(network(), tmp_path / "none" / "x.onnx", "1x4x4x4")
+
+
+def test_large_networks_keep_their_tensors_in_a_companion_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_EXTERNAL_BYTES", 1000)
+    file = export_onnx(network(), tmp_path / "net.onnx", "1x4x4x4")
+    companion = tmp_path / "net.onnx.data"
+    assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "net.onnx.data"}
+    assert file.bytes == companion.stat().st_size + (tmp_path / "net.onnx").stat().st_size
+    onnxruntime.InferenceSession(file.path).run(None, {"input": np.zeros((1, 4, 4, 4), np.float32)})
+
+
+def test_half_precision_networks_are_compared_with_their_own_tolerance(tmp_path: Path) -> None:
+    model = nn.Sequential(PHMLinear(16, 16, n=4), nn.ReLU()).half()
+    assert export_onnx(model, tmp_path / "half.onnx", "float16:1x16").max_rel_diff <= 1e-2
+
+
+def test_a_nan_in_one_output_only_is_a_difference() -> None:
+    good, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])
+    assert export._difference(good, bad) == (float("inf"), float("inf"))
+    assert export._difference(bad, bad) == (0.0, 0.0)
+
+
+def test_a_single_dense_network_exports_in_functional_form(tmp_path: Path) -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = PHMLinear(8, 8, n=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.layer.weight, self.layer.bias)
+
+    assert export_onnx(Functional(), tmp_path / "x.onnx", "1x8").max_rel_diff < 1e-5
+
+
+def test_exporting_leaves_the_loggers_as_they_were(tmp_path: Path) -> None:
+    level = logging.getLogger("torch.onnx").level
+    export_onnx(PHMLinear(8, 8, n=2), tmp_path / "x.onnx", "1x8")
+    assert logging.getLogger("torch.onnx").level == level
