@@ -75,7 +75,7 @@ Reports = Annotated[
     list[Path] | None,
     typer.Option("--report", metavar="FILE", help="Write the report: .json, .md or .html; repeatable."),
 ]
-Opset = Annotated[int | None, typer.Option(min=18, help="The ONNX operator set.", show_default="18")]
+Opset = Annotated[int, typer.Option(min=18, help="The ONNX operator set.")]
 Seed = Annotated[int, typer.Option(help="For everything random.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -109,7 +109,7 @@ def convert(
     onnx: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write a checked ONNX file; needs --input.")
     ] = None,
-    opset: Opset = None,
+    opset: Opset = 18,
     include: Include = None,
     exclude: Exclude = None,
     min_share: MinShare = 0.5,
@@ -204,7 +204,7 @@ def export(
     inputs: InputSpecs = None,
     arch: Arch = None,
     trust: Trust = False,
-    opset: Opset = None,
+    opset: Opset = 18,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,

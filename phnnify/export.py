@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4  # largest difference allowed, relative to the largest output
 BATCHES = (2, 3)  # exported with the first (torch.export treats a size of 1 as fixed), checked with both
-_OPSET = 18  # the exporter's own: nothing is translated, and most runtimes know it
 _FOLD_LIMIT = 8  # the optimizer computes ahead only from tensors of so few entries: shapes, not factors
 _SLACK_BYTES = 64 << 10  # constants of a graph that are no tensors of the network: masks, shapes
 _EXTERNAL_BYTES = 1800 << 20  # above this the tensors go beside the graph: one protobuf holds 2 GB
@@ -62,7 +61,7 @@ class OnnxFile:
 
 
 def export_onnx(
-    model: nn.Module, path: str | Path, inputs: Inputs, *, opset: int | None = None, seed: int = 0
+    model: nn.Module, path: str | Path, inputs: Inputs, *, opset: int = 18, seed: int = 0
 ) -> OnnxFile:
     """Write a network as ONNX and check the file.
 
@@ -70,7 +69,7 @@ def export_onnx(
         model: Any network; it is exported in eval mode and not changed.
         path: The file to write.
         inputs: Example inputs (`inputs.read_inputs`); axis 0 and the axes marked with `?` stay dynamic.
-        opset: The ONNX operator set; by default 18.
+        opset: The ONNX operator set. 18 is the exporter's own, and the one that most runtimes know.
         seed: For the random inputs.
 
     Raises:
@@ -86,8 +85,8 @@ def export_onnx(
     forward(model, random_example(specs, model, seed=seed))
     if _runs_at(model, specs, BATCHES):
         with suppress(ExportError):  # a trace may turn out to hold for one batch size only
-            return _written(path, model, specs, BATCHES, opset or _OPSET, seed)
-    return _written(path, model, specs, specs[0].shape[:1], opset or _OPSET, seed)
+            return _written(path, model, specs, BATCHES, opset, seed)
+    return _written(path, model, specs, specs[0].shape[:1], opset, seed)
 
 
 def _written(

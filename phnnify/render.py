@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -81,9 +81,14 @@ def progress(*, quiet: bool) -> Iterator[Watcher]:
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+        task: TaskID | None = None
 
         def watch(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what[:40].ljust(40), completed=done, total=total or None)
+            nonlocal task
+            if task is None or bar.tasks[0].total != (total or None):  # a bar cannot forget its total
+                if task is not None:
+                    bar.remove_task(task)
+                task = bar.add_task("", total=total or None)
+            bar.update(task, description=what[:40].ljust(40), completed=done)
 
         yield watch
