@@ -289,9 +289,10 @@ def multiply_channels(x: Tensor, A: Tensor, S: Tensor) -> Tensor:
         return multiply(x.movedim(1, -1), A, S).movedim(-1, 1)
     terms, n_out, n_in = A.shape
     batch, _, *positions = x.shape
-    mixed = _mix(x.reshape(batch, n_in, -1), A)
+    size = math.prod(positions)
+    mixed = _mix(x.reshape(batch, n_in, S.shape[2] * size), A)
     filters = S.transpose(0, 1).flatten(1)
-    y = torch.matmul(filters, mixed.reshape(batch * n_out, terms * S.shape[2], -1))
+    y = torch.matmul(filters, mixed.reshape(batch * n_out, terms * S.shape[2], size))
     return y.reshape(batch, n_out * S.shape[1], *positions)
 
 

@@ -28,6 +28,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from phnnify import layers
 from phnnify.errors import FileError, UntrustedError
 from phnnify.measure import first_line
+from phnnify.references import importable
 
 
 def _torch_layers() -> Iterator[type[nn.Module]]:
@@ -44,6 +45,10 @@ SAFE_CLASSES: tuple[type[nn.Module], ...] = (
     *(getattr(layers, name) for name in layers.__all__ if name != "PHMLayer"),
 )
 _SAFE_GLOBALS: tuple[Any, ...] = (*SAFE_CLASSES, nn.functional.relu, nn.functional.gelu, torch.Size)
+_UNUSUAL = ("Unsupported operand", "Only persistent_load of storage")  # what torch's safe unpickler lacks
+_LEGACY_PICKLES = 5  # magic number, protocol, system, the object, keys of its storages; then raw numbers
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPINGS = 4  # dicts around the weights that are looked through
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,9 @@ def read_content(path: Path, *, trust: bool = False) -> Content:
 
 
 def _head(path: Path) -> bytes:
-    if path.is_dir():
-        raise FileError(f"{path} is a folder", hint="give the weights file inside it")
     try:
+        if path.is_dir():
+            raise FileError(f"{path} is a folder", hint="give the weights file inside it")
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
@@ -113,7 +118,9 @@ def _check_zip(path: Path) -> None:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise FileError(f"{path} is compressed, which torch.save never does")
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except FileError:
+        raise
+    except Exception as error:  # zipfile hands on whatever its decompressors raise
         raise FileError(f"{path} is a damaged torch file: {first_line(error)}") from None
     if damaged:
         raise FileError(f"{path} is a damaged torch file: the checksum of its entry {damaged} is wrong")
@@ -148,21 +155,33 @@ def _read_torch(path: Path, trust: bool) -> Any:
         with torch.serialization.safe_globals(list(_SAFE_GLOBALS)), _quiet():
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
-        foreign = foreign_globals(path)
-        if not foreign:
-            raise FileError(f"{path} is a damaged torch file: {first_line(error)}") from None
+        reason, foreign = _reason(error), foreign_globals(path)
+        if not foreign and not reason.startswith(_UNUSUAL):
+            raise FileError(f"{path} is a damaged torch file: {reason}") from None
         if not trust:
             raise UntrustedError(
-                f"{path} needs code that is not torch's own to be read: {', '.join(foreign[:5])}"
-                + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""),
+                _needed(path, foreign)
+                if foreign
+                else f"{path} is damaged, or pickled in a form that torch cannot read safely: {reason}",
                 hint="save its state_dict and give --arch; or, if you trust the file's origin, --trust",
             ) from None
     return _read_trusted(path)
 
 
+def _needed(path: Path, foreign: list[str]) -> str:
+    more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+    return f"{path} needs code that is not known to be safe: {', '.join(foreign[:5])}{more}"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the advice around it to load the file unsafely."""
+    _, found, told = str(error).partition("WeightsUnpickler error:")
+    return told.strip().split("\n")[0].split(". Please use")[0] if found else first_line(error)
+
+
 def _read_trusted(path: Path) -> Any:
     try:
-        with _quiet():
+        with _quiet(), importable(Path()):
             return torch.load(path, map_location="cpu", weights_only=False)
     except (Exception, SystemExit) as error:  # the file's own code may raise anything
         raise FileError(
@@ -190,13 +209,20 @@ def foreign_globals(path: Path) -> list[str]:
 
 
 def _globals(path: Path) -> Iterator[str]:
-    strings: list[str] = []
+    strings: list[str] = []  # as they are pushed
+    memo: dict[int, str] = {}  # what stood last when an object was remembered
     try:
         for opcode, argument, _ in _opcodes(path):
             if opcode.name == "GLOBAL":
-                yield str(argument).replace(" ", ".")
+                yield str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
             elif opcode.name == "STACK_GLOBAL":
                 yield ".".join(strings[-2:])
+            elif opcode.name == "PROTO":
+                memo.clear()
+            elif opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):
+                memo[len(memo) if argument is None else argument] = strings[-1] if strings else ""
+            elif opcode.name.endswith("GET"):
+                strings.append(memo.get(argument, ""))
             elif isinstance(argument, str):
                 strings.append(argument)
     except Exception:  # the end of what can be parsed
@@ -211,20 +237,19 @@ def _opcodes(path: Path) -> Iterator[Any]:
                     yield from pickletools.genops(archive.read(name))
         return
     with path.open("rb") as file:
-        while True:
+        for _ in range(_LEGACY_PICKLES):
             yield from pickletools.genops(file)
 
 
 def _content_of(path: Path, loaded: Any) -> Content:
     """A module, or a state dict, also where a training script wrapped it."""
+    for _ in range(_WRAPPINGS):  # not without end: a dict may hold itself
+        inner = [loaded.get(key) for key in _WRAPPERS] if isinstance(loaded, dict) else []
+        loaded = next((value for value in inner if isinstance(value, (dict, nn.Module))), loaded)
     if isinstance(loaded, nn.Module):
         _check_module(path, loaded)
         return Content(module=loaded)
     if isinstance(loaded, dict):
-        for key in ("state_dict", "model_state_dict", "model"):
-            inner = loaded.get(key)
-            if isinstance(inner, (dict, nn.Module)):
-                return _content_of(path, inner)
         if any(isinstance(value, Tensor) for value in loaded.values()):
             return Content(tensors={str(key): value for key, value in loaded.items()})
         shown = ", ".join(map(repr, list(loaded)[:4]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,13 +132,16 @@ def convert(
     specs = read_inputs(inputs or [])
     if onnx and not specs:
         raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
-    _check_targets(model, [output, onnx, *(report or [])], report or [])
+    targets = [output, onnx, *(report or [])]
+    _check_targets(model, targets, report or [])
+    if output:
+        store.check_ending(output)
     followed = _read_plan(plan)
-    with render.progress(quiet=quiet or as_json) as watch:
+    with _own_output(), render.progress(quiet=quiet or as_json) as watch:
         watch(f"reading {model.name}", 0, 0)
         source = _read(model, arch, trust, device, seed)
         target = output or Path(f"{model.stem}-n{followed.n if followed else n}{source.ending}")
-        _check_targets(model, [target], [])
+        _check_targets(model, [target, *targets[1:]], [])
         result = pipeline.convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
             min_share=min_share / 100, plan=followed, seed=seed, watch=watch,
@@ -185,11 +189,12 @@ def inspect(
 
     specs = read_inputs(inputs or [])
     _check_targets(model, [plan, *(report or [])], report or [])
-    source = _read(model, arch, trust, "cpu", seed)
-    made, described = pipeline.inspect(
-        source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
-        min_share=min_share / 100, seed=seed,
-    )  # fmt: skip
+    with _own_output():
+        source = _read(model, arch, trust, "cpu", seed)
+        made, described = pipeline.inspect(
+            source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
+            min_share=min_share / 100, seed=seed,
+        )  # fmt: skip
     described = described.with_files(Change(model.stat().st_size))
     if plan:
         write_text(plan, made.to_json() if plan.suffix == ".json" else made.to_toml())
@@ -218,7 +223,7 @@ def export(
 
     specs = read_inputs(inputs or [])
     _check_targets(model, [onnx], [])
-    with render.progress(quiet=quiet or as_json) as watch:
+    with _own_output(), render.progress(quiet=quiet or as_json) as watch:
         watch(f"reading {model.name}", 0, 0)
         network = store.read_any(model, arch=arch, trust=trust)
         watch(f"exporting {onnx.name}", 0, 0)
@@ -227,6 +232,11 @@ def export(
         typer.echo(json.dumps({"phnnify": __version__, "onnx": asdict(checked)}, indent=2))
     elif not quiet:
         render.show_onnx(checked)
+
+
+def _own_output() -> AbstractContextManager[object]:
+    """Keep stdout for the results: what the network's own code prints is talk."""
+    return redirect_stdout(sys.stderr)
 
 
 def _check_targets(model: Path, targets: list[Path | None], reports: list[Path]) -> None:

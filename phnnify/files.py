@@ -14,12 +14,15 @@ def check_target(path: Path) -> None:
     """Refuse a path that cannot be written, before any work is done.
 
     Raises:
-        FileError: the path is a folder, or its folder does not exist.
+        FileError: the path is a folder, its folder does not exist, or the system refuses it.
     """
-    if path.is_dir():
-        raise FileError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise FileError(f"cannot write {path}: there is no folder {path.parent}", hint="create it first")
+    try:
+        if path.is_dir():
+            raise FileError(f"cannot write {path}: it is a folder")
+        if not path.parent.is_dir():
+            raise FileError(f"cannot write {path}: there is no folder {path.parent}", hint="create it first")
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @contextmanager
@@ -35,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with tempfile.TemporaryDirectory(prefix=".phnnify-", dir=path.parent) as folder:
             yield Path(folder) / path.name
-            for written in sorted(Path(folder).iterdir()):
+            for written in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # it last
                 written.replace(path.parent / written.name)
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from None

@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,8 +60,12 @@ def load_callable(reference: str, option: str) -> Callable[[], Any]:
             f"{option} {reference}: {place} has no callable {name!r}",
             hint=f"it has {', '.join(own[:8]) or 'none of its own'}",
         )
-    found: Callable[[], Any] = target
-    return found
+
+    def call() -> Any:
+        with importable(_folder(place)):  # it may import more only now
+            return target()
+
+    return call
 
 
 def _import(place: str, option: str) -> ModuleType:
@@ -69,21 +74,25 @@ def _import(place: str, option: str) -> ModuleType:
     if is_file and not path.is_file():
         raise FileError(f"{option}: there is no file {place}", hint=_FORM)
     try:
-        with _importable(path.parent if is_file else Path()):
+        with importable(_folder(place)):
             return _import_file(path) if is_file else importlib.import_module(place)
     except (Exception, SystemExit) as error:  # whatever the user's own code may raise
         raise FileError(f"{option}: {place} cannot be imported: {first_line(error)}") from None
 
 
+def _folder(place: str) -> Path:
+    """Where a reference's own imports are looked for: its file's folder, or the current one."""
+    return Path(place).parent if place.endswith(".py") else Path()
+
+
 def _import_file(path: Path) -> ModuleType:
     """Import a file under its own name, so that its classes can be pickled and found again.
 
-    Where that name belongs to another module already, it gets one with its folder's name in front.
+    Where that name belongs to another module, loaded or installed, its folder's name is put in front.
     """
-    taken = sys.modules.get(path.stem)
-    foreign = taken is not None and getattr(taken, "__file__", None) != str(path.resolve())
-    name = f"{path.resolve().parent.name}_{path.stem}" if foreign else path.stem
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    path = path.resolve()
+    name = f"{path.parent.name}_{path.stem}" if _is_taken(path) else path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -96,11 +105,23 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+def _is_taken(path: Path) -> bool:
+    """Whether the name of a file is that of another module."""
+    if path.stem in sys.modules:
+        other = getattr(sys.modules[path.stem], "__file__", None) or ""
+    else:
+        spec = PathFinder.find_spec(path.stem, sys.path[1:])  # without the file's own folder in front
+        other = (spec and spec.origin) or str(path)
+    return Path(other).resolve() != path
+
+
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
     """Let imports find modules in a folder, as `python file.py` would."""
-    sys.path.insert(0, str(folder.resolve()))
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
     try:
         yield
     finally:
-        sys.path.remove(str(folder.resolve()))
+        with suppress(ValueError):  # the code that was imported may have changed it
+            sys.path.remove(place)

@@ -15,6 +15,8 @@ from phnnify.export import OnnxFile
 from phnnify.pipeline import Watcher
 from phnnify.report import HEADINGS, Report, layer_cells, summary
 
+_LONGEST = 2000  # characters of a message
+
 
 def show_report(report: Report, console: Console | None = None) -> None:
     """The layers, the whole network, and what the reader should know."""
@@ -65,9 +67,15 @@ def show_onnx(onnx: OnnxFile) -> None:
 def show_error(error: PhnnifyError) -> None:
     """`error: …` on stderr, and the hint after a blank line."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text("error: ", "bold red") + Text(str(error), "default"))
+    console.print(Text("error: ", "bold red") + Text(_printable(str(error)), "default"))
     if error.hint:
-        console.print(Text("\nhint: ", "bold cyan") + Text(error.hint, "default"))
+        console.print(Text("\nhint: ", "bold cyan") + Text(_printable(error.hint), "default"))
+
+
+def _printable(text: str) -> str:
+    """Names from a file may hold anything: no control character reaches the terminal, and no endless text."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
 def say(message: str) -> None:
@@ -79,7 +87,12 @@ def say(message: str) -> None:
 def progress(*, quiet: bool) -> Iterator[Watcher]:
     """A bar on stderr that a pipeline's stages move; nothing where nobody could see it move."""
     console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task: TaskID | None = None
 

@@ -23,7 +23,7 @@ from phnnify.measure import first_line
 from phnnify.plan import Decision, Plan, parse_plan
 from phnnify.references import build_network
 from phnnify.rewrite import rewrite
-from phnnify.weights import load_weights, strip_prefixes, tied_names
+from phnnify.weights import load_weights, tied_names
 
 METADATA_KEY = "phnnify.plan"
 PICKLED = (".pt", ".pth", ".bin")
@@ -105,11 +105,20 @@ def save(model: nn.Module, path: str | Path, plan: Plan | None = None) -> None:
         FileError: the file cannot be written, or the module cannot be pickled.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        _save_tensors(model, path, plan or plan_of(model))
-    elif path.suffix in PICKLED:
+    check_ending(path)
+    if path.suffix in PICKLED:
         _save_module(model, path)
     else:
+        _save_tensors(model, path, plan or plan_of(model))
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a converted network's path before any work is done.
+
+    Raises:
+        UsageError: an ending other than .safetensors, .pt, .pth and .bin.
+    """
+    if path.suffix not in ENDINGS:
         raise UsageError(f"cannot tell what to write to {path}", hint=f"endings: {', '.join(ENDINGS)}")
 
 
@@ -128,8 +137,15 @@ def _save_tensors(model: nn.Module, path: Path, plan: Plan) -> None:
     extra = [name for name in names if not isinstance(state[name], torch.Tensor)]
     if extra:
         raise FileError(f"{extra[0]} is not a tensor, which safetensors cannot hold", hint="write a .pt file")
-    tensors = {name: state[name].detach().contiguous() for name in names}
-    data = safetensors.torch.save(tensors, metadata={METADATA_KEY: plan.to_json()})
+    try:
+        # Copies: views of one storage would be refused.
+        tensors = {name: state[name].clone(memory_format=torch.contiguous_format) for name in names}
+        data = safetensors.torch.save(tensors, metadata={METADATA_KEY: plan.to_json()})
+    except Exception as error:  # sparse, quantized or meta tensors, complex128: each raises something else
+        raise FileError(
+            f"the network has a tensor that safetensors cannot hold: {first_line(error)}",
+            hint="write a .pt file",
+        ) from None
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -180,7 +196,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
 
 def _rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:
     plan = parse_plan(content.metadata[METADATA_KEY])
-    tensors = strip_prefixes(content.tensors)
+    tensors = content.tensors
     factors = {}
     for name, order in plan.conversions.items():
         prefix = "" if name == "weight" and "A" in tensors else f"{name}."
@@ -188,7 +204,7 @@ def _rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:
             factors[name] = Factors(tensors[f"{prefix}A"], tensors[f"{prefix}S"])
         except KeyError as error:
             raise FileError(f"{source} is damaged: its plan converts {name}, but it has no {error}") from None
-        if factors[name].A.dim() != 3 or factors[name].order != order:
+        if tuple(factors[name].A.shape) != (order.terms, order.n_out, order.n_in):
             raise FileError(f"{source} is damaged: the factors of {name} are not those of its plan")
     try:
         converted = rewrite(model, factors)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from phnnify.errors import ModelError
 
 _PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+_EXACTLY = "--arch must build exactly the network that the weights were trained in"
 _OPTIONAL = "num_batches_tracked"  # checkpoints from before torch 0.4.1 lack it
 
 
@@ -17,7 +19,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: str) -> N
     """Fill a network in place.
 
     Every entry of the network's state dict must be given, or one that it is tied to; nothing else may be.
-    A prefix that all names share because of a wrapper is dropped. Values take the network's dtype.
+    A prefix that a wrapper put before all names is dropped. Values take the network's dtype.
 
     Args:
         model: Changed in place.
@@ -25,28 +27,39 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: str) -> N
         source: What to call them in messages.
 
     Raises:
-        ModelError: names are missing or unexpected, a shape differs, or a value is not a fitting tensor.
+        ModelError: names are missing or unexpected, a shape differs, a value is not a fitting tensor, or
+            tied names have different values.
     """
-    tensors = strip_prefixes(tensors)
     wanted = model.state_dict(keep_vars=True)
+    tensors = strip_prefixes(tensors, wanted)
     missing, unexpected = _differences(wanted, tensors)
     if missing or unexpected:
         raise ModelError(
             f"{source} does not fit {type(model).__name__}: " + "; ".join(_named(missing, unexpected)),
-            hint="--arch must build exactly the network that the weights were trained in",
+            hint=_EXACTLY,
         )
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, wanted[name], source)
-    model.load_state_dict(dict(tensors), strict=False)
+    for group in tied_names(model):
+        _check_tied([name for name in group if name in tensors], tensors, wanted, source)
+    try:
+        model.load_state_dict(dict(tensors), strict=False)
+    except Exception as error:  # whatever the user's own hooks and extra states may raise
+        said = " ".join(str(error).split())[:240]
+        raise ModelError(f"{source} does not fit {type(model).__name__}: {said}") from None
 
 
-def strip_prefixes(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tensors without the prefixes that wrappers put before every name."""
+def strip_prefixes(tensors: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+    """The same tensors without the prefixes that wrappers put before every name.
+
+    Args:
+        tensors: By name.
+        wanted: The names in the network, which may begin so themselves.
+    """
     stripped = dict(tensors)
-    for _ in _PREFIXES:
-        for prefix in _PREFIXES:
-            if stripped and all(name.startswith(prefix) for name in stripped):
-                stripped = {name[len(prefix) :]: value for name, value in stripped.items()}
+    for prefix in 2 * _PREFIXES:
+        if not stripped.keys() & set(wanted) and all(name.startswith(prefix) for name in stripped):
+            stripped = {name[len(prefix) :]: value for name, value in stripped.items()}
     return stripped
 
 
@@ -79,8 +92,20 @@ def _check_tensor(name: str, tensor: Any, wanted: Any, source: str) -> None:
         return
     if not isinstance(tensor, Tensor):
         raise ModelError(f"{source}: {name} is a {type(tensor).__name__}, not a tensor")
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta:
+        kind = "nested" if tensor.is_nested else "without data" if tensor.is_meta else "sparse"
+        raise ModelError(f"{source}: {name} is {kind}; needed an ordinary tensor")
     if tensor.shape != wanted.shape:
         raise ModelError(f"{source}: {name} has shape {tuple(tensor.shape)}; needed {tuple(wanted.shape)}")
-    if tensor.is_floating_point() != wanted.is_floating_point() or tensor.is_quantized or tensor.is_sparse:
-        kind = "sparse" if tensor.is_sparse else str(tensor.dtype)
-        raise ModelError(f"{source}: {name} is {kind}; needed {wanted.dtype}")
+    if tensor.is_floating_point() != wanted.is_floating_point() or tensor.is_quantized:
+        raise ModelError(f"{source}: {name} is {tensor.dtype}; needed {wanted.dtype}")
+
+
+def _check_tied(names: list[str], tensors: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
+    values = [tensors[name].to(wanted[name].dtype) for name in names if isinstance(wanted[name], Tensor)]
+    for name, value in zip(names[1:], values[1:], strict=False):
+        if not torch.equal(value, values[0]):
+            raise ModelError(
+                f"{source}: {names[0]} and {name} differ, but they are one parameter in the network",
+                hint=_EXACTLY,
+            )

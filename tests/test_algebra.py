@@ -1,0 +1,325 @@
+"""PHM mathematics, against torch.kron and NumPy in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from phnnify import algebra
+from phnnify.algebra import (
+    Factors,
+    Order,
+    compose,
+    factorization_error,
+    factorize,
+    multiply,
+    multiply_channels,
+    relative_error,
+)
+
+# Rounding of one number of each dtype, with room for sums of a few dozen.
+ROUNDING = {torch.float64: 1e-13, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+KERNELS: list[tuple[int, ...]] = [(), (1,), (3,), (2, 3), (3, 3), (1, 2, 2)]
+
+
+def kron_sum(A: Tensor, S: Tensor) -> Tensor:
+    """Σ A_r ⊗ S_r with torch.kron, in float64, for every position of the kernel on its own."""
+    A, S = A.double(), S.double()
+    positions = S.flatten(3) if S.dim() > 3 else S.unsqueeze(3)
+    terms = [
+        torch.stack([torch.kron(a, s[..., k]) for k in range(s.shape[-1])], -1)
+        for a, s in zip(A, positions, strict=True)
+    ]
+    total = torch.stack(terms).sum(0)
+    return total.reshape(*total.shape[:2], *S.shape[3:])
+
+
+def numpy_rearranged(
+    weight: Tensor, n_out: int, n_in: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """R(W), block by block."""
+    w = weight.double().numpy()
+    p, q = w.shape[0] // n_out, w.shape[1] // n_in
+    blocks = [w[i * p : (i + 1) * p, j * q : (j + 1) * q].ravel() for i in range(n_out) for j in range(n_in)]
+    return np.stack(blocks)
+
+
+def random_factors(
+    seed: int, order: Order, rows: int, columns: int, kernel: tuple[int, ...], dtype: torch.dtype
+) -> Factors:
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.randn(order.terms, order.n_out, order.n_in, generator=generator, dtype=torch.float64)
+    S = torch.randn(order.terms, rows, columns, *kernel, generator=generator, dtype=torch.float64)
+    return Factors(A.to(dtype), S.to(dtype))
+
+
+orders = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 25)).map(
+    lambda o: Order(o[0], o[1], min(o[2], o[0] * o[1]))
+)
+factors = st.builds(
+    random_factors,
+    st.integers(0, 2**31),
+    orders,
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.sampled_from(KERNELS),
+    st.sampled_from(list(ROUNDING)),
+)
+many = settings(max_examples=60, deadline=None)
+
+
+@many
+@given(factors)
+def test_compose_is_the_sum_of_kronecker_products(pair: Factors) -> None:
+    composed = compose(*pair)
+    wanted = kron_sum(*pair)
+    assert composed.dtype == pair.S.dtype
+    assert composed.shape == wanted.shape
+    torch.testing.assert_close(
+        composed.double(), wanted, rtol=0, atol=ROUNDING[pair.S.dtype] * max(1.0, float(wanted.abs().max()))
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_composed_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+    pair = random_factors(0, Order(4, 4, 16), 8, 8, (), dtype)
+    assert torch.equal(compose(*pair), kron_sum(*pair).to(dtype))
+
+
+@many
+@given(factors)
+def test_a_sum_of_as_many_kronecker_products_comes_back(pair: Factors) -> None:
+    weight = kron_sum(*pair).to(torch.float64 if pair.S.dtype == torch.float64 else torch.float32)
+    error = relative_error(weight, compose(*factorize(weight, pair.order)))
+    assert error < (1e-10 if weight.dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-6, 1e-9])
+def test_terms_of_very_different_size_come_back_in_float64(smallest: float) -> None:
+    pair = random_factors(1, Order(4, 4, 3), 6, 5, (3, 3), torch.float64)
+    scales = torch.tensor([1.0, smallest**0.5, smallest], dtype=torch.float64)
+    weight = compose(pair.A * scales[:, None, None], pair.S)
+    assert relative_error(weight, compose(*factorize(weight, pair.order))) < 1e-14
+
+
+@many
+@given(factors)
+def test_all_terms_reproduce_any_weight(pair: Factors) -> None:
+    order = Order(pair.order.n_out, pair.order.n_in, pair.order.n_out * pair.order.n_in)
+    shape = (3 * order.n_out, 2 * order.n_in, *pair.S.shape[3:])
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(pair.S.numel())).to(pair.S.dtype)
+    tolerance = {**ROUNDING, torch.float32: 1e-6}[weight.dtype]
+    assert relative_error(weight, compose(*factorize(weight, order))) < tolerance
+
+
+@many
+@given(factors, st.integers(0, 100))
+def test_the_error_is_the_tail_of_the_singular_values_so_no_factors_are_nearer(
+    pair: Factors, seed: int
+) -> None:
+    order = pair.order
+    shape = (3 * order.n_out, 4 * order.n_in, *pair.S.shape[3:])
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    values = np.linalg.svd(numpy_rearranged(weight, order.n_out, order.n_in), compute_uv=False)
+    least = math.sqrt((values[order.terms :] ** 2).sum() / (values**2).sum())
+    found = factorize(weight, order)
+    assert relative_error(weight, compose(*found)) == pytest.approx(least, rel=1e-5, abs=1e-6)
+
+
+@many
+@given(factors)
+def test_factors_are_balanced_sorted_and_signed(pair: Factors) -> None:
+    weight = torch.randn(
+        4 * pair.order.n_out, 4 * pair.order.n_in, generator=torch.Generator().manual_seed(3)
+    )
+    order = Order(pair.order.n_out, pair.order.n_in, min(pair.order.terms, 16))
+    A, S = factorize(weight, order)
+    squares_a, squares_s = A.square().mean((1, 2)), S.square().mean((1, 2))
+    torch.testing.assert_close(squares_a, squares_s, rtol=1e-4, atol=0)
+    assert (squares_a.diff() <= 1e-6).all()
+    flat = A.flatten(1)
+    assert (flat.gather(1, flat.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+def test_the_same_weight_gives_the_same_bytes_and_its_negative_negative_filters() -> None:
+    weight = torch.randn(32, 48, 3, 3, generator=torch.Generator().manual_seed(0))
+    first, again, negative = (factorize(w, Order(4, 4, 4)) for w in (weight, weight.clone(), -weight))
+    assert torch.equal(first.A, again.A)
+    assert torch.equal(first.S, again.S)
+    torch.testing.assert_close(negative.A, first.A)
+    torch.testing.assert_close(negative.S, -first.S)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 12), (8, 4, 3), (4, 4, 3, 3), (16, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_factorize_leaves_its_weight_alone(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=dtype) * 7
+    before = weight.clone()
+    factorize(weight, Order(4, 4, 4))
+    assert torch.equal(weight, before)
+
+
+def test_a_zero_weight_gives_zero_filters_and_an_algebra_that_can_still_learn() -> None:
+    A, S = factorize(torch.zeros(8, 12, 3), Order(4, 4, 4))
+    assert torch.equal(S, torch.zeros(4, 2, 3, 3))
+    assert A.flatten(1).norm(dim=1).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_terms_with_nothing_left_to_describe_are_finite(dtype: torch.dtype) -> None:
+    weight = torch.kron(torch.eye(4, dtype=dtype), torch.ones(3, 3, dtype=dtype))
+    found = factorize(weight, Order(4, 4, 16))
+    assert all(factor.isfinite().all() for factor in found)
+    assert (found.A.flatten(1).norm(dim=1) > 0).all()
+    assert relative_error(weight, compose(*found)) < 1e-6
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
+    weight = torch.ones(8, 8)
+    weight[3, 5] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        factorize(weight, Order(2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"), [((6, 8), Order(4, 4, 4)), ((8, 6), Order(4, 4, 4)), ((8,), Order(2, 1, 1))]
+)
+def test_an_order_that_does_not_divide_is_refused(shape: tuple[int, ...], order: Order) -> None:
+    with pytest.raises(ValueError, match="does not divide a weight of shape"):
+        factorize(torch.ones(shape), order)
+
+
+@pytest.mark.parametrize(
+    ("magnitude", "dtype"),
+    [(1e30, torch.float32), (1e-30, torch.float32), (1e200, torch.float64), (1e-200, torch.float64)],
+)
+def test_very_large_and_very_small_weights_are_fitted_as_well(magnitude: float, dtype: torch.dtype) -> None:
+    weight = torch.randn(12, 8, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    found = factorize(weight * magnitude, Order(4, 4, 16))
+    torch.testing.assert_close(compose(*found) / magnitude, weight, rtol=1e-5, atol=1e-6)
+
+
+def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
+    weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    wanted = factorize(weight, Order(4, 4, 4))
+    for other in (
+        weight.contiguous(memory_format=torch.channels_last),
+        weight.transpose(0, 1).contiguous().transpose(0, 1),
+    ):
+        found = factorize(other, Order(4, 4, 4))
+        torch.testing.assert_close(found.A, wanted.A)
+        torch.testing.assert_close(found.S, wanted.S)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_working_in_pieces_changes_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(40, 12, 3, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    whole = factorize(weight, Order(4, 3, 5))
+    monkeypatch.setattr(algebra, "_CHUNK", 100)
+    pieces = factorize(weight, Order(4, 3, 5))
+    torch.testing.assert_close(pieces.A, whole.A)
+    torch.testing.assert_close(pieces.S, whole.S)
+    assert factorization_error(weight, pieces) == pytest.approx(relative_error(weight, compose(*whole)))
+
+
+@many
+@given(factors)
+def test_factorization_error_is_numpys(pair: Factors) -> None:
+    weight = torch.randn(compose(*pair).shape, generator=torch.Generator().manual_seed(5)).to(pair.S.dtype)
+    w, approximation = weight.double().numpy(), compose(*pair).double().numpy()
+    wanted = np.linalg.norm(w - approximation) / np.linalg.norm(w)
+    assert factorization_error(weight, pair) == pytest.approx(wanted, rel=1e-9)
+    assert relative_error(weight, compose(*pair)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_errors_of_zero_weights_are_defined() -> None:
+    assert relative_error(torch.zeros(2, 2), torch.zeros(2, 2)) == 0
+    assert relative_error(torch.zeros(2, 2), torch.ones(2, 2)) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("sides", "n", "wanted"),
+    [
+        ((64, 32), 4, (4, 4, 4)),
+        ((64, 3), 4, (4, 3, 3)),
+        ((10, 64), 4, (2, 4, 2)),
+        ((7, 64), 4, (1, 4, 1)),
+        ((7, 13), 4, (1, 1, 1)),
+        ((7, 7), 8, (7, 7, 6)),
+        ((1, 64), 8, (1, 8, 1)),
+        ((2, 2), 8, (2, 2, 1)),
+    ],
+)
+def test_the_closest_order_keeps_about_one_nth(
+    sides: tuple[int, int], n: int, wanted: tuple[int, int, int]
+) -> None:
+    assert Order.closest(*sides, n) == Order(*wanted)
+
+
+@many
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(2, 16))
+def test_the_closest_order_always_divides_and_uses_the_largest_divisors(
+    out: int, columns: int, n: int
+) -> None:
+    order = Order.closest(out, columns, n)
+    assert order.divides((out, columns))
+    assert order.n_out == max(d for d in range(1, n + 1) if out % d == 0)
+    assert order.n_in == max(d for d in range(1, n + 1) if columns % d == 0)
+
+
+@many
+@given(factors)
+def test_an_order_counts_the_numbers_of_its_factors(pair: Factors) -> None:
+    assert pair.order.parameters(compose(*pair).shape) == pair.A.numel() + pair.S.numel()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [((0, 1, 1), "at least 1"), ((2, 2, 0), "at least 1"), ((2, 2, 5), "4 terms are exact")],
+)
+def test_an_order_that_makes_no_sense_is_refused(numbers: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Order(*numbers)
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (0,), (2, 5), (2, 0, 3), (40,)])
+def test_multiply_is_the_dense_product(lead: tuple[int, ...]) -> None:
+    A, S = random_factors(0, Order(4, 3, 5), 5, 7, (), torch.float64)
+    x = torch.randn(*lead, 21, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(multiply(x, A, S), x @ kron_sum(A, S).t())
+
+
+@pytest.mark.parametrize("positions", [(9,), (4, 5), (2, 3, 4), (1, 1)])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_multiply_channels_is_the_dense_product_at_every_position(
+    positions: tuple[int, ...], batch: int
+) -> None:
+    A, S = random_factors(0, Order(4, 3, 5), 5, 7, (), torch.float64)
+    x = torch.randn(batch, 21, *positions, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wanted = torch.einsum("oi,bi...->bo...", kron_sum(A, S), x)
+    torch.testing.assert_close(multiply_channels(x, A, S), wanted)
+
+
+def test_multiply_channels_keeps_channels_last() -> None:
+    A, S = random_factors(0, Order(4, 4, 4), 4, 4, (), torch.float32)
+    x = torch.randn(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
+    y = multiply_channels(x, A, S)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, multiply_channels(x.contiguous(), A, S))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 64])
+def test_gradients_of_the_factored_product_are_those_of_the_dense_one(rows: int) -> None:
+    A, S = (f.requires_grad_() for f in random_factors(0, Order(4, 4, 4), 3, 2, (), torch.float64))
+    x = torch.randn(rows, 8, dtype=torch.float64, requires_grad=True)
+    outputs = multiply(x, A, S), x @ compose(A, S).t()
+    grads = [torch.autograd.grad(y.square().sum(), (x, A, S), retain_graph=True) for y in outputs]
+    for factored, dense in zip(*grads, strict=True):
+        torch.testing.assert_close(factored, dense)
