@@ -197,7 +197,7 @@ def parse_plan(text: str) -> Plan:
     decisions = tuple(_read_entry(entry, i) for i, entry in enumerate(layers))
     names = [decision.name for decision in decisions]
     if len(set(names)) < len(names):
-        raise PlanError(f"the plan names {_first([x for x in names if names.count(x) > 1], 1)} twice")
+        raise PlanError(f"the plan names {next(x for x in names if names.count(x) > 1)} twice")
     return Plan(n, decisions)
 
 

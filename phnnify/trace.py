@@ -167,6 +167,8 @@ class _Tracer(fx.Tracer):
 
 def _symbolic_uses(model: nn.Module) -> tuple[_Uses | None, str | None]:
     """How the forward pass uses the weights; or None, and one sentence on where and why it failed."""
+    if rule_for(model, "weight").becomes:  # the network is one dense layer
+        return _Uses({"": 1}, frozenset()), None
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # whatever the user's own forward may raise when given a proxy

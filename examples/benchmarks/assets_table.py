@@ -1,6 +1,6 @@
 """Convert the four trained networks of the assets at n = 2, 4, 8, and say what was saved and lost.
 
-    python examples/benchmarks/assets_table.py [FOLDER]
+    python examples/benchmarks/assets_table.py [FOLDER [NETWORK ...]]
 
 FOLDER holds the networks (by default ../shared/assets beside the checkout). For each one: the share of
 parameters and of the ONNX file's bytes that is kept, the largest difference of ONNX Runtime from PyTorch
@@ -75,9 +75,10 @@ CASES = (
 def command(*arguments: object) -> dict[str, Any]:
     """Run the command line and give what it prints with --json."""
     out = io.StringIO()
-    sys.argv = ["phnnify", *map(str, arguments), "--json"]
+    own, sys.argv = sys.argv, ["phnnify", *map(str, arguments), "--json"]
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         cli.main()
+    sys.argv = own
     report: dict[str, Any] = json.loads(out.getvalue())
     return report
 
@@ -125,7 +126,7 @@ def main() -> None:
     print("| network | n | parameters | ONNX bytes | ONNX diff | reload diff | original | converted |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
+        for case in [case for case in CASES if case.name in sys.argv[2:] or not sys.argv[2:]]:
             for row in rows(case, assets, Path(folder)):
                 print("| " + " | ".join(row) + " |", flush=True)
 

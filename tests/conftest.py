@@ -1,0 +1,17 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of trained networks and data; tests that need it are skipped where it is missing."""
+    folder = Path(os.environ.get("PHNNIFY_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
+    if not (folder / "nets.py").is_file():
+        pytest.skip(f"the trained networks are not here ({folder}); PHNNIFY_ASSETS names another folder")
+    return folder

@@ -1,0 +1,85 @@
+"""Numbers about networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from phnnify.errors import ModelError
+from phnnify.inputs import Example
+from phnnify.measure import (
+    Run,
+    evaluation_copy,
+    first_line,
+    forward,
+    parameter_count,
+    run_counts,
+    tensor_bytes,
+)
+from tests.graph_networks import Careless, Locked, Plain, Tied, Twice
+
+
+def test_tied_parameters_count_once() -> None:
+    assert parameter_count(Tied()) == 20 * 16 + 16 * 16 + 16
+    assert parameter_count(Twice()) == 16 * 16 + 16
+
+
+def test_bytes_count_parameters_and_buffers_in_their_dtype() -> None:
+    norm = nn.BatchNorm1d(10)  # 4 × 10 float32 and one int64
+    assert tensor_bytes(norm) == 4 * 10 * 4 + 8
+    assert tensor_bytes(nn.Linear(4, 3).half()) == 2 * 15
+
+
+def test_an_evaluation_copy_shares_tensors_and_nothing_else() -> None:
+    model = Careless().train()
+    model.norm.eval()
+    twin = evaluation_copy(model)
+    twin(torch.randn(4, 16))
+    assert all(a is b for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert model.calls == 0
+    assert model.seen is None
+    assert model.training
+    assert not model.norm.training
+    assert not any(m.training for m in twin.modules())
+    assert model.norm.num_batches_tracked == 0
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    with pytest.raises(ModelError, match="cannot be copied: TypeError") as caught:
+        evaluation_copy(Locked())
+    assert caught.value.hint
+
+
+def test_a_run_counts_calls_and_positions_of_every_kind_of_layer() -> None:
+    runs = run_counts(Plain().eval(), Example((torch.zeros(3, 4, 8, 8),), {}))
+    assert list(runs) == ["stem", "norm", "grouped", "up", "point", "head"]
+    assert runs["stem"] == Run(1, 3 * 4 * 4)
+    assert runs["grouped"] == Run(1, 3 * 4 * 4)
+    assert runs["up"] == Run(1, 3 * 4 * 4)  # where its input is, before it spreads out
+    assert runs["point"] == Run(1, 3 * 2 * 2)
+    assert runs["head"] == Run(1, 3)
+    assert runs["stem"].flops(16 * 4 * 9) == 2 * (16 * 4 * 9) * 48
+
+
+def test_a_dense_layer_runs_once_for_every_row() -> None:
+    runs = run_counts(nn.Sequential(nn.Linear(8, 6)), Example((torch.zeros(2, 5, 8),), {}))
+    assert runs == {"0": Run(1, 10)}
+
+
+def test_a_shared_layer_adds_up_its_calls_and_no_hook_stays() -> None:
+    model = Twice()
+    assert run_counts(model, Example((torch.zeros(2, 16),), {})) == {"layer": Run(3, 6)}
+    assert not model.layer._forward_hooks
+
+
+def test_a_failing_network_is_described_by_its_input_and_its_own_words() -> None:
+    with pytest.raises(ModelError, match="input of float32 2x5, int64 1: TypeError") as caught:
+        forward(Plain(), Example((torch.zeros(2, 5), torch.zeros(1, dtype=torch.int64)), {}))
+    assert "--input" in (caught.value.hint or "")
+
+
+def test_a_first_line_is_short() -> None:
+    assert first_line(ValueError("one\ntwo")) == "ValueError: one"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert len(first_line(ValueError("x" * 1000))) < 300

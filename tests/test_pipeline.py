@@ -1,0 +1,192 @@
+"""The public verbs, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import phnnify
+from phnnify.algebra import Order, relative_error
+from phnnify.errors import PlanError, UsageError
+from phnnify.inputs import random_example, read_inputs
+from phnnify.layers import PHMLayer
+from phnnify.measure import parameter_count
+from phnnify.plan import Decision, Plan
+from phnnify.references import build_network
+from phnnify.report import NEEDS_DISTILLATION
+from phnnify.weights import load_weights
+from tests.graph_networks import Branching, Careless, Outside, Plain, Tied, Twice
+
+SPEC = "1x4x8x8"
+
+
+def test_a_converted_network_runs_and_its_report_counts_what_it_holds() -> None:
+    torch.manual_seed(0)
+    model = Plain()
+    result = phnnify.convert(model, 4, inputs=SPEC, min_share=0)
+    assert type(result.model) is Plain
+    assert result.report.params.before == parameter_count(model)
+    assert result.report.params.after == parameter_count(result.model)
+    phm = [m for m in result.model.modules() if isinstance(m, PHMLayer)]
+    assert result.report.converted.after == sum(m.A.numel() + m.S.numel() for m in phm)
+    assert [layer.status for layer in result.report.layers] == ["converted"] * 5
+    assert result.model(torch.randn(2, 4, 8, 8)).shape == (2, 12)
+
+
+def test_the_reported_errors_are_those_of_the_weights_in_the_network() -> None:
+    model = Plain()
+    result = phnnify.convert(model, 4, min_share=0)
+    for layer in result.report.layers:
+        dense = model.get_submodule(layer.name).get_parameter("weight")
+        phm = result.model.get_submodule(layer.name)
+        assert isinstance(phm, PHMLayer)
+        assert layer.weight_error == pytest.approx(relative_error(dense, phm.weight), rel=1e-5)
+
+
+widths = st.integers(1, 24)
+
+
+@settings(deadline=None, max_examples=40)
+@given(widths, widths, widths, st.integers(2, 9))
+def test_counts_are_right_for_any_width_and_n(a: int, b: int, c: int, n: int) -> None:
+    model = nn.Sequential(nn.Linear(a, b), nn.Linear(b, c))
+    plan, inspected = phnnify.inspect(model, n, min_share=0)
+    if not plan.conversions:
+        with pytest.raises(PlanError, match="no weight can be converted"):
+            phnnify.convert(model, n, min_share=0)
+        return
+    result = phnnify.convert(model, n, min_share=0)
+    assert result.plan == plan
+    assert inspected.params == result.report.params
+    assert result.report.params.after == parameter_count(result.model) < parameter_count(model)
+
+
+def test_inspecting_fits_nothing() -> None:
+    plan, report = phnnify.inspect(Plain(), 2, inputs=SPEC, exclude=["up"])
+    assert [d.order is None for d in plan.decisions].count(True) == 1
+    assert all(layer.weight_error is None for layer in report.layers)
+    assert NEEDS_DISTILLATION not in report.notes
+
+
+@pytest.mark.parametrize("network", [Twice, Tied, Outside, Branching, Careless])
+def test_difficult_networks_convert_and_stay_what_they_are(network: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = network()
+    spec = read_inputs("int64:4x5" if network is Tied else "4x16")
+    result = phnnify.convert(model, 2, inputs=spec, min_share=0)
+    example = random_example(spec, model, seed=0)
+    assert type(result.model) is network
+    assert result.model(*example.args).shape == model(*example.args).shape
+    assert result.report.params.after == parameter_count(result.model)
+
+
+def test_a_failed_symbolic_trace_is_in_the_report() -> None:
+    notes = phnnify.convert(Branching(), 2).report.notes
+    assert any("torch.fx cannot trace Branching" in note for note in notes)
+
+
+def test_without_data_the_report_says_that_the_network_needs_distillation() -> None:
+    assert NEEDS_DISTILLATION in phnnify.convert(Plain(), 4).report.notes
+
+
+def test_converting_twice_gives_the_same_bytes() -> None:
+    model = Plain()
+    first, again = (phnnify.convert(model, 4, inputs=SPEC).model.state_dict() for _ in range(2))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_a_plan_is_followed() -> None:
+    plan = Plan(4, (Decision("head", "Linear", (12, 64), Order(2, 8, 3)),))
+    result = phnnify.convert(Plain(), 8, plan=plan)
+    assert result.plan.conversions == {"head": Order(2, 8, 3)}
+    assert result.report.n == 4
+    head = result.model.get_submodule("head")
+    assert isinstance(head, PHMLayer)
+    assert head.order == Order(2, 8, 3)
+
+
+def test_nothing_to_convert_is_an_error_with_the_reasons() -> None:
+    with pytest.raises(PlanError, match=r"no weight can be converted \(0: order does not fit") as caught:
+        phnnify.convert(nn.Sequential(nn.Linear(7, 11)), 4)
+    assert "inspect" in (caught.value.hint or "")
+    with pytest.raises(PlanError, match="the network has none"):
+        phnnify.convert(nn.Sequential(nn.ReLU()), 4)
+
+
+def test_an_n_that_saves_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="n is 1"):
+        phnnify.convert(Plain(), 1)
+
+
+def test_a_watcher_is_told_how_far_it_is() -> None:
+    told: list[tuple[str, int, int]] = []
+    phnnify.convert(Plain(), 4, min_share=0, watch=lambda *what: told.append(what))
+    assert told[0] == ("looking at the network", 0, 0)
+    assert [what for what, _, _ in told[1:6]] == [
+        f"fitting {n}" for n in ("stem", "grouped", "up", "point", "head")
+    ]
+    done = [(done, total) for _, done, total in told[1:]]
+    assert done == sorted(done)
+    assert done[-1][0] == done[-1][1] > 0
+
+
+NETWORKS = {
+    "resnet20": ("resnet20-cifar10", "1x3x32x32"),
+    "resnet56": ("resnet56-cifar10", "1x3x32x32"),
+    "mnist_mlp_6_200": ("mnist_mlp_6_200", "1x1x28x28"),
+    "charlm": ("charlm-shakespeare", "int64:1x?128"),
+}
+
+
+def trained(name: str, assets: Path) -> nn.Module:
+    model = build_network(f"{assets / 'nets.py'}:{name}")
+    load_weights(model, safetensors.torch.load_file(assets / f"{NETWORKS[name][0]}.safetensors"), name)
+    return model
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("n", [2, 4, 8])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_trained_networks_convert_save_and_load(name: str, n: int, assets: Path, tmp_path: Path) -> None:
+    model, spec = trained(name, assets), read_inputs(NETWORKS[name][1])
+    result = phnnify.convert(model, n, inputs=spec)
+    phnnify.save(result.model, tmp_path / "small.safetensors", result.plan)
+    loaded = phnnify.load(tmp_path / "small.safetensors", model=build_network(f"{assets / 'nets.py'}:{name}"))
+    example = random_example(spec, model, seed=0, batch=2)
+    with torch.no_grad():
+        outputs = [m.eval()(*example.args) for m in (model, result.model, loaded)]
+    assert outputs[0].shape == outputs[1].shape
+    assert outputs[1].isfinite().all()
+    torch.testing.assert_close(outputs[2], outputs[1], rtol=0, atol=1e-6)
+    assert result.report.converted.kept == pytest.approx(1 / n, rel=0.35)
+
+
+@pytest.mark.assets
+def test_resnet20_at_n_4_keeps_at_most_27_5_percent_in_a_third_of_the_onnx_file(
+    assets: Path, tmp_path: Path
+) -> None:
+    model = trained("resnet20", assets)
+    result = phnnify.convert(model, 4, inputs="1x3x32x32")
+    assert (result.report.params.kept or 1) <= 0.275
+    dense = phnnify.export_onnx(model, tmp_path / "dense.onnx", "1x3x32x32")
+    small = phnnify.export_onnx(result.model, tmp_path / "small.onnx", "1x3x32x32")
+    assert small.bytes <= dense.bytes / 3
+    assert small.max_rel_diff <= 1e-4
+
+
+@pytest.mark.assets
+def test_what_stays_of_the_character_model_has_its_reason(assets: Path) -> None:
+    layers = phnnify.convert(trained("charlm", assets), 4, inputs="int64:1x128").report.layers
+    kept = {layer.name: layer.reason or "" for layer in layers if layer.status == "kept"}
+    assert kept["token"] == "tied: the same parameter as head"  # noqa: S105 (a layer)
+    assert kept["position"] == "unsupported kind: embedding table"
+    assert kept["blocks.layers.0.self_attn.in_proj_weight"].startswith("unsupported kind: in_proj_weight")
+    assert kept["blocks.layers.0.self_attn.out_proj"].startswith("used outside its module")
+    assert len(kept) == 2 + 2 * 4
+    assert len(layers) - len(kept) == 2 * 4

@@ -1,0 +1,191 @@
+"""Decisions: convert, or keep with a reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from phnnify.algebra import Order
+from phnnify.errors import PlanError, UsageError
+from phnnify.plan import Decision, Plan, PlanOptions, check_plan, make_plan, parse_plan
+from phnnify.trace import Trace, trace
+from tests.graph_networks import Outside, Plain, Tied
+
+
+def planned(model: nn.Module, **options: object) -> dict[str, Decision]:
+    plan = make_plan(trace(model), PlanOptions(**{"min_share": 0.0, **options}))  # type: ignore[arg-type]
+    return {decision.name: decision for decision in plan.decisions}
+
+
+def reason(model: nn.Module, name: str, **options: object) -> str:
+    decision = planned(model, **options)[name]
+    assert decision.order is None
+    assert decision.reason
+    return decision.reason
+
+
+def test_every_weight_that_can_be_converted_is() -> None:
+    decisions = planned(Plain(), n=4)
+    assert {name: d.order for name, d in decisions.items()} == dict.fromkeys(
+        ["stem", "grouped", "up", "point", "head"], Order(4, 4, 4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "options", "words"),
+    [
+        (nn.Sequential(nn.Linear(7, 11)), "0", {"n": 4}, "order does not fit: no number up to 4 divides"),
+        (nn.Sequential(nn.Linear(16, 16)), "0", {"n": 16}, "no saving: 4112 numbers in place of 256"),
+        (
+            nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 1000)), "0", {"n": 2, "min_share": 0.01},
+            "small: 0.71% of the parameters, below 1.00%",
+        ),
+        (nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)), "0", {}, "depthwise"),
+        (Tied(), "table", {}, "tied: the same parameter as head"),
+        (Outside(), "read", {}, "used outside its module"),
+        (nn.Sequential(nn.Embedding(8, 8)), "0", {}, "unsupported kind: embedding table"),
+        (Plain(), "stem", {"exclude": ("st*", "up")}, "excluded by the user"),
+        (Plain(), "stem", {"include": ("head",)}, "not included by the user"),
+        (Tied(), "table", {"exclude": ("tab*",)}, "excluded by the user"),
+    ],
+)  # fmt: skip
+def test_a_weight_that_stays_has_a_reason(
+    model: nn.Module, name: str, options: dict[str, object], words: str
+) -> None:
+    assert reason(model, name, **options).startswith(words)
+
+
+def test_small_weights_stay_by_default_and_convert_when_asked_for_by_name() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4000))
+    assert "small" in (make_plan(trace(model), PlanOptions(2)).decisions[0].reason or "")
+    assert planned(model, n=2, min_share=0.005, include=("0",))["0"].order == Order(2, 2, 2)
+    assert planned(model, n=2)["0"].order == Order(2, 2, 2)
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    for option in ("include", "exclude"):
+        with pytest.raises(PlanError, match=f"--{option} 'nothing\\*' matches no weight") as caught:
+            planned(Plain(), **{option: ("nothing*",)})
+        assert "stem" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("options", [{"n": 1}, {"n": 0}, {"min_share": -0.1}, {"min_share": 1.1}])
+def test_options_check_themselves(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        PlanOptions(**options)  # type: ignore[arg-type]
+
+
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+decisions = st.builds(
+    Decision,
+    name=names,
+    kind=st.sampled_from(["Linear", "Conv2d"]),
+    shape=st.lists(st.integers(1, 4096), min_size=2, max_size=4).map(tuple),
+    order=st.builds(Order, st.integers(1, 8), st.integers(1, 8), st.just(1)),
+) | st.builds(
+    Decision, name=names, kind=st.just("Embedding"), shape=st.just((2, 3)), reason=names
+)  # fmt: skip
+plans = st.builds(
+    Plan, st.integers(2, 16), st.lists(decisions, max_size=5, unique_by=lambda d: d.name).map(tuple)
+)
+
+
+@settings(deadline=None)
+@given(plans)
+def test_a_plan_is_read_as_it_was_written(plan: Plan) -> None:
+    assert parse_plan(plan.to_toml()) == plan
+    assert parse_plan(plan.to_json()) == plan
+
+
+def test_a_hand_edited_plan_is_read() -> None:
+    text = """
+    version = 1
+    n = 4
+    [[layers]]
+    name = "head"
+    kind = "Linear"
+    shape = [12, 64]
+    order = [2, 8]
+    terms = 3
+    """
+    assert parse_plan(text).conversions == {"head": Order(2, 8, 3)}
+
+
+ENTRY = {"name": "a", "kind": "Linear", "shape": [8, 8], "order": [2, 2], "terms": 2}
+
+
+def document(**changes: object) -> str:
+    return json.dumps({"version": 1, "n": 4, "layers": [{**ENTRY, **changes}]})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "neither TOML nor JSON"),
+        ("= 3", "neither TOML nor JSON"),
+        ("[" * 20_000, "neither TOML nor JSON"),
+        ("", "not a plan of version 1"),
+        ("n = 4", "not a plan of version 1"),
+        ("version = 2", "not a plan of version 1"),
+        ("version = 1", "needs a whole number `n`"),
+        ('version = 1\nn = "4"\nlayers = []', "needs a whole number `n`"),
+        ("version = 1\nn = true\nlayers = []", "needs a whole number `n`"),
+        ("version = 1\nn = 4\nlayers = 5", "a list `layers`"),
+        ("version = 1\nn = 4\nlayers = [5]", "layer 1 of the plan cannot be read"),
+        (json.dumps({"version": 1, "n": 4, "layers": [{"name": "a"}]}), "layer 1 of the plan has no 'shape'"),
+        (json.dumps({"version": 1, "n": 4, "layers": [ENTRY, ENTRY]}), "names a twice"),
+        (document(shape=[8, True]), "whole numbers"),
+        (document(shape="8x8"), "whole numbers"),
+        (document(order=[2]), "layer 1"),
+        (document(order=[2, 0]), "whole numbers"),
+        (document(terms=5), "more terms than blocks"),
+        (document(terms="2"), "whole numbers"),
+        (document(name=3), "must be text"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_read_says_where(text: str, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        parse_plan(text)
+
+
+@pytest.fixture
+def traced() -> Trace:
+    torch.manual_seed(0)
+    return trace(Plain())
+
+
+def head(**changes: object) -> Plan:
+    decision = Decision("head", "Linear", (12, 64), Order(4, 4, 4))
+    return Plan(4, (replace(decision, **changes),))  # type: ignore[arg-type]
+
+
+def test_weights_that_a_plan_does_not_name_stay(traced: Trace) -> None:
+    checked = check_plan(head(), traced)
+    assert [d.name for d in checked.decisions] == ["stem", "grouped", "up", "point", "head"]
+    assert checked.conversions == {"head": Order(4, 4, 4)}
+    assert checked.decisions[0].reason == "not in the plan"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "tail"}, "names tail, which the network does not have"),
+        ({"shape": (12, 65)}, r"has head as \(12, 65\); the network's is \(12, 64\)"),
+        ({"order": Order(5, 4, 4)}, "does not divide head"),
+    ],
+)
+def test_a_plan_for_another_network_is_refused(traced: Trace, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        check_plan(head(**changes), traced)
+
+
+def test_a_plan_cannot_convert_what_must_stay() -> None:
+    plan = Plan(2, (Decision("table", "Embedding", (20, 16), Order(2, 2, 2)),))
+    with pytest.raises(PlanError, match="must stay: tied"):
+        check_plan(plan, trace(Tied()))

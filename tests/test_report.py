@@ -1,0 +1,124 @@
+"""The report as JSON, Markdown and HTML."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import phnnify
+from phnnify.errors import FileError, UsageError
+from phnnify.export import OnnxFile
+from phnnify.report import Change, Report, summary, write_report
+
+ONNX = OnnxFile("small.onnx", 5000, 4800, 1e-6, 2e-7, 18, (2, 3))
+
+
+@pytest.fixture
+def report() -> Report:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Embedding(9, 7), nn.Linear(64, 3))
+    converted = phnnify.convert(nn.Sequential(*[model[0], model[2]]), 4, inputs="1x64", exclude=["1"])
+    return converted.report.with_files(Change(17_000, 5_000), ONNX)
+
+
+def test_json_has_the_keys_that_stay(report: Report) -> None:
+    found = json.loads(report.to_json())
+    assert found["phnnify"] == phnnify.__version__
+    assert found["n"] == 4
+    assert found["params"] == {"before": 64 * 64 + 64 + 3 * 64 + 3, "after": 64 + 1024 + 64 + 3 * 64 + 3}
+    assert found["bytes"] == {"before": 17_000, "after": 5_000}
+    first, second = found["layers"]
+    keys = (
+        "name kind shape status reason order terms rank params_before params_after weight_error output_error"
+    )
+    assert set(keys.split()) <= set(first)
+    assert first["order"] == [4, 4]
+    assert (first["terms"], first["rank"], first["status"]) == (4, 0, "converted")
+    assert 0 < first["weight_error"] < 1
+    assert (second["status"], second["reason"]) == ("kept", "excluded by the user")
+    assert (second["order"], second["weight_error"], second["params_after"]) == (None, None, 192)
+    assert found["onnx"]["path"] == "small.onnx"
+    assert {"bytes", "max_abs_diff", "max_rel_diff"} <= set(found["onnx"])
+
+
+def test_what_was_not_measured_is_null(report: Report) -> None:
+    found = json.loads(report.to_json())
+    assert found["accuracy"] is found["agreement"] is found["latency"] is None
+    assert {layer["output_error"] for layer in found["layers"]} == {None}
+    fresh = phnnify.convert(nn.Sequential(nn.Linear(64, 64)), 4).report.to_dict()
+    assert fresh["onnx"] is None
+    assert fresh["bytes"] == {"before": None, "after": None}
+    assert fresh["layers"][0]["flops"] is None
+
+
+def test_the_summary_shows_only_what_was_measured(report: Report) -> None:
+    assert [row[0] for row in summary(report)] == [
+        "parameters", "converted part", "model file, bytes", "ONNX file, bytes",
+    ]  # fmt: skip
+    assert summary(report)[2] == ("model file, bytes", "17,000", "5,000", "29.4%")
+    fresh = phnnify.convert(nn.Sequential(nn.Linear(64, 64)), 4).report
+    assert [row[0] for row in summary(fresh)] == ["parameters", "converted part"]
+
+
+def named(name: str) -> Report:
+    model = nn.Sequential()
+    model.add_module(name, nn.Linear(64, 64))
+    return phnnify.convert(model, 4).report
+
+
+def test_markdown_tables_have_as_many_cells_in_every_row() -> None:
+    text = named("a|b").to_markdown()
+    rows = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert any("a\\|b" in line for line in text.splitlines())
+    assert {row.count("|") for row in rows} == {5, 6}
+    assert "needs distillation" in text
+
+
+class Text(HTMLParser):
+    """Collects the text and the tags of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_shows_names_as_text_and_needs_no_other_file() -> None:
+    page = named("<script>x</script>").to_html()
+    parsed = Text(page)
+    assert "script" not in parsed.tags
+    assert "<script>x</script>" in parsed.text
+    assert "needs distillation" in parsed.text
+    assert "http" not in page
+
+
+@pytest.mark.parametrize("ending", [".json", ".md", ".html"])
+def test_a_report_is_written_in_the_form_of_its_ending(report: Report, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"report{ending}"
+    write_report(report, path)
+    forms = {".json": report.to_json(), ".md": report.to_markdown(), ".html": report.to_html()}
+    assert path.read_text(encoding="utf-8") == forms[ending]
+
+
+def test_other_endings_and_missing_folders_are_refused(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot tell what to write"):
+        write_report(report, tmp_path / "report.pdf")
+    with pytest.raises(FileError, match="there is no folder"):
+        write_report(report, tmp_path / "none" / "report.json")
+
+
+def test_a_change_knows_what_is_kept() -> None:
+    assert Change(200, 50).kept == 0.25
+    assert Change(200, 0).kept == 0
+    assert Change(200).kept is None
+    assert Change().kept is None
