@@ -163,6 +163,17 @@ def factorize(weight: Tensor, order: Order) -> Factors:
     return Factors(A.to(weight.dtype).contiguous(), _project(weight, order, vectors / a))
 
 
+def balanced(factors: Factors) -> Factors:
+    """The same weight with A_r and S_r of equal mean square in every term.
+
+    A term whose A_r or S_r vanishes is left as it is.
+    """
+    A, S = factors
+    a, s = A.square().mean((1, 2)), S.flatten(1).square().mean(1)
+    gain = torch.where((a > 0) & (s > 0), (s / a.clamp_min(torch.finfo(a.dtype).tiny)) ** 0.25, 1.0)
+    return Factors(A * gain.view(-1, 1, 1), S / gain.view(-1, *[1] * (S.dim() - 1)))
+
+
 def _largest_magnitude(weight: Tensor) -> float:
     if not weight.numel():
         return 0.0

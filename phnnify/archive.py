@@ -11,8 +11,8 @@ from __future__ import annotations
 import pickletools
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from phnnify import layers
 from phnnify.errors import FileError, UntrustedError
-from phnnify.measure import first_line
+from phnnify.measure import evaluation_copy, first_line
 from phnnify.references import importable
 
 
@@ -47,6 +47,7 @@ SAFE_CLASSES: tuple[type[nn.Module], ...] = (
 _SAFE_GLOBALS: tuple[Any, ...] = (*SAFE_CLASSES, nn.functional.relu, nn.functional.gelu, torch.Size)
 _UNUSUAL = ("Unsupported operand", "Only persistent_load of storage")  # what torch's safe unpickler lacks
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, keys of its storages; then raw numbers
+_ZIP = b"PK\x03\x04"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _WRAPPINGS = 4  # dicts around the weights that are looked through
 
@@ -74,7 +75,7 @@ def read_content(path: Path, *, trust: bool = False) -> Content:
     head = _head(path)
     if head[8:9] == b"{":
         return _read_safetensors(path)
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(_ZIP):
         _check_zip(path)
         return _content_of(path, _read_torch(path, trust))
     if head.startswith(b"\x80"):
@@ -115,13 +116,15 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = [name.split("/", 1)[-1] for name in archive.namelist()]
             _refuse_other_archives(path, names)
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            entries = archive.infolist()
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise FileError(f"{path} is compressed, which torch.save never does")
             damaged = archive.testzip()
     except FileError:
         raise
     except Exception as error:  # zipfile hands on whatever its decompressors raise
-        raise FileError(f"{path} is a damaged torch file: {first_line(error)}") from None
+        raise FileError(f"{path} is a damaged torch file: {_reason(error)}") from None
     if damaged:
         raise FileError(f"{path} is a damaged torch file: the checksum of its entry {damaged} is wrong")
 
@@ -152,8 +155,8 @@ def _read_torch(path: Path, trust: bool) -> Any:
         UntrustedError: only the ordinary unpickler could, and `trust` is false.
     """
     try:
-        with torch.serialization.safe_globals(list(_SAFE_GLOBALS)), _quiet():
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(_SAFE_GLOBALS)):
+            return _load(path, weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
         reason, foreign = _reason(error), foreign_globals(path)
         if not foreign and not reason.startswith(_UNUSUAL):
@@ -176,13 +179,15 @@ def _needed(path: Path, foreign: list[str]) -> str:
 def _reason(error: Exception) -> str:
     """What went wrong, without the advice around it to load the file unsafely."""
     _, found, told = str(error).partition("WeightsUnpickler error:")
-    return told.strip().split("\n")[0].split(". Please use")[0] if found else first_line(error)
+    if not found:
+        return first_line(error).removeprefix("error: ")  # what zlib and struct call theirs
+    return told.strip().split("\n")[0].split(". Please use")[0]
 
 
 def _read_trusted(path: Path) -> Any:
     try:
-        with _quiet(), importable(Path()):
-            return torch.load(path, map_location="cpu", weights_only=False)
+        with importable(Path()):
+            return _load(path, weights_only=False)
     except (Exception, SystemExit) as error:  # the file's own code may raise anything
         raise FileError(
             f"{path} cannot be unpickled: {first_line(error)}",
@@ -190,12 +195,14 @@ def _read_trusted(path: Path) -> Any:
         ) from None
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Old files make torch warn about itself (TypedStorage and the like), which says nothing to a reader."""
-    with warnings.catch_warnings():
+def _load(path: Path, *, weights_only: bool) -> Any:
+    """`torch.load` of an open file: given a path, torch goes by its ending.
+
+    Old files make torch warn about itself (TypedStorage and the like), which says nothing to a reader.
+    """
+    with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        return torch.load(file, map_location="cpu", weights_only=weights_only)
 
 
 def foreign_globals(path: Path) -> list[str]:
@@ -214,7 +221,7 @@ def _globals(path: Path) -> Iterator[str]:
     try:
         for opcode, argument, _ in _opcodes(path):
             if opcode.name == "GLOBAL":
-                yield str(argument).replace(" ", ".").replace("__builtin__.", "builtins.")
+                yield _python3_name(*str(argument).split(" ", 1))
             elif opcode.name == "STACK_GLOBAL":
                 yield ".".join(strings[-2:])
             elif opcode.name == "PROTO":
@@ -229,8 +236,13 @@ def _globals(path: Path) -> Iterator[str]:
         return
 
 
+def _python3_name(module: str, name: str) -> str:
+    """Pickles of protocol 2, which torch.save writes, call things as Python 2 did."""
+    return ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
+
+
 def _opcodes(path: Path) -> Iterator[Any]:
-    if zipfile.is_zipfile(path):
+    if _head(path).startswith(_ZIP):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith("data.pkl"):
@@ -265,7 +277,13 @@ def _check_module(path: Path, module: nn.Module) -> None:
         shadowed = [
             f"{type(m).__name__}.{k}" for m in parts for k in vars(m) if callable(getattr(type(m), k, None))
         ]
+        safe = all(type(m) in SAFE_CLASSES for m in parts)
+        if safe and not shadowed:
+            evaluation_copy(module)
+            repr(module)  # asks for what the constructors set
+            if not all(isinstance(part.training, bool) for part in parts):
+                raise TypeError("its training flag is no flag")
     except Exception as error:  # missing or wrong attributes, of any kind
         raise FileError(f"{path} holds a damaged module: {first_line(error)}") from None
-    if shadowed and all(type(m) in SAFE_CLASSES for m in parts):
+    if safe and shadowed:
         raise FileError(f"{path} holds a module whose methods were replaced: {', '.join(shadowed[:3])}")

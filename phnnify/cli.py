@@ -77,6 +77,29 @@ Reports = Annotated[
     typer.Option("--report", metavar="FILE", help="Write the report: .json, .md or .html; repeatable."),
 ]
 Opset = Annotated[int, typer.Option(min=18, help="The ONNX operator set.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REF",
+        help="Inputs to fit the weights to, without labels: .npz, .safetensors or .pt with x, a folder or "
+        ".zip of images (class/name.jpg), or file.py:callable, which gives batches.",
+    ),
+]
+Samples = Annotated[int, typer.Option(min=1, help="How many inputs of --data are used, drawn with the seed.")]
+Eval = Annotated[
+    str | None,
+    typer.Option(
+        "--eval",
+        metavar="REF",
+        help="Data, best with labels (y, or the images' classes), on which original and converted are "
+        "compared.",
+    ),
+]
+Size = Annotated[int | None, typer.Option(min=1, help="Scale images to this height and width.")]
+Mean = Annotated[
+    str, typer.Option(metavar="A,B,C", help="Per channel, of values in 0 to 1: x becomes (x - mean) / std.")
+]
+Std = Annotated[str, typer.Option(metavar="A,B,C", help="See --mean.")]
 Seed = Annotated[int, typer.Option(help="For everything random.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -108,9 +131,16 @@ def convert(
     trust: Trust = False,
     inputs: InputSpecs = None,
     onnx: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write a checked ONNX file; needs --input.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a checked ONNX file; needs --input or --data."),
     ] = None,
     opset: Opset = 18,
+    data: Data = None,
+    samples: Samples = 512,
+    evaluation: Eval = None,
+    size: Size = None,
+    mean: Mean = "",
+    std: Std = "",
     include: Include = None,
     exclude: Exclude = None,
     min_share: MinShare = 0.5,
@@ -125,12 +155,14 @@ def convert(
 ) -> None:  # fmt: skip
     """Write a smaller copy of a trained network."""
     from phnnify import pipeline, render, store
+    from phnnify.data import DataOptions
     from phnnify.export import export_onnx
     from phnnify.inputs import read_inputs
     from phnnify.report import Change
 
     specs = read_inputs(inputs or [])
-    if onnx and not specs:
+    options = DataOptions(size, _numbers(mean, "--mean"), _numbers(std, "--std"))
+    if onnx and not (specs or data):
         raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
     targets = [output, onnx, *(report or [])]
     _check_targets(model, targets, report or [])
@@ -144,7 +176,8 @@ def convert(
         _check_targets(model, [target, *targets[1:]], [])
         result = pipeline.convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
-            min_share=min_share / 100, plan=followed, seed=seed, watch=watch,
+            min_share=min_share / 100, plan=followed, data=data, samples=samples, eval_data=evaluation,
+            data_options=options, seed=seed, watch=watch,
         )  # fmt: skip
         result.model.cpu()
         watch(f"writing {target.name}", 0, 0)
@@ -154,7 +187,7 @@ def convert(
         try:
             if onnx:
                 watch(f"exporting {onnx.name}", 0, 0)
-                checked = export_onnx(result.model, onnx, specs, opset=opset, seed=seed)
+                checked = export_onnx(result.model, onnx, result.inputs, opset=opset, seed=seed)
                 done = done.with_files(sizes, checked)
         finally:  # the conversion was done, whatever the exporter says
             _write_reports(done, report or [])
@@ -258,6 +291,13 @@ def _check_targets(model: Path, targets: list[Path | None], reports: list[Path])
         raise UsageError("two outputs have the same name")
     for path in reports:
         check_ending(path)
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not a list of numbers such as 0.5,0.5,0.5") from None
 
 
 def _read(model: Path, arch: str | None, trust: bool, device: str, seed: int) -> Source:

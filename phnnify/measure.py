@@ -113,7 +113,7 @@ def forward(model: nn.Module, example: Example) -> Any:
         )
         raise ModelError(
             f"the network fails on an example input of {shapes or 'nothing'}: {first_line(error)}",
-            hint="give inputs that the network takes with --input, one for each argument of its forward",
+            hint="give inputs that the network takes (--input, --data), one for each argument of its forward",
         ) from None
 
 

@@ -14,14 +14,20 @@ from typing import Any
 
 from phnnify import __version__
 from phnnify.errors import UsageError
+from phnnify.evaluate import Evaluation
 from phnnify.export import OnnxFile
 from phnnify.files import write_text
+from phnnify.fit import Fit
 from phnnify.plan import Plan
 from phnnify.trace import Trace
 
 NEEDS_DISTILLATION = (
     "Fitted to the weights alone, without data: expect a network near chance. "
     "It needs distillation from the original before use."
+)
+FITTED = (
+    "Fitted to {samples} inputs, layer after layer. Distillation from the original brings it nearer still; "
+    "look at the accuracy before you use it."
 )
 ENDINGS = (".json", ".md", ".html")
 
@@ -77,6 +83,7 @@ class Report:
     notes: tuple[str, ...] = ()
     bytes: Change = Change()
     onnx: OnnxFile | None = None
+    evaluation: Evaluation | None = None
 
     @property
     def converted(self) -> Change:
@@ -90,6 +97,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON form."""
+        accuracy = self.evaluation.accuracy if self.evaluation else None
         return {
             "phnnify": __version__,
             "n": self.n,
@@ -98,8 +106,8 @@ class Report:
             "bytes": asdict(self.bytes),
             "layers": [asdict(layer) for layer in self.layers],
             "notes": list(self.notes),
-            "accuracy": None,
-            "agreement": None,
+            "accuracy": asdict(accuracy) if accuracy else None,
+            "agreement": asdict(self.evaluation.agreement) if self.evaluation else None,
             "latency": None,
             "onnx": asdict(self.onnx) if self.onnx else None,
         }
@@ -141,20 +149,21 @@ td:nth-child(n+2) {{ font-variant-numeric: tabular-nums; }}
 
 
 def make_report(
-    trace: Trace, plan: Plan, errors: Mapping[str, float] | None = None, notes: Sequence[str] = ()
+    trace: Trace, plan: Plan, fits: Mapping[str, Fit] | None = None, notes: Sequence[str] = ()
 ) -> Report:
     """Put together what the stages know.
 
     Args:
         trace: The sites.
         plan: The decision about each of them.
-        errors: The weight error of each converted one; None where nothing was fitted.
+        fits: The fit of each converted one; None where nothing was fitted.
         notes: What a reader should know, in sentences.
     """
     sites = {site.name: site for site in trace.sites}
     layers = []
     for decision in plan.decisions:
         site, order = sites[decision.name], decision.order
+        fit = fits[decision.name] if fits and order else None
         layers.append(
             LayerReport(
                 name=site.name,
@@ -169,7 +178,8 @@ def make_report(
                 params_after=order.parameters(site.matrix or ()) if order else site.parameters,
                 calls=site.calls,
                 flops=site.flops,
-                weight_error=errors[site.name] if order and errors is not None else None,
+                weight_error=fit.weight_error if fit else None,
+                output_error=fit.output_error if fit else None,
             )
         )
     saved = sum(layer.params_before - layer.params_after for layer in layers)
@@ -186,7 +196,20 @@ def summary(report: Report) -> list[tuple[str, ...]]:
     ]
     if report.onnx:
         rows.append(("ONNX file, bytes", "", f"{report.onnx.bytes:,}", ""))
-    return [row for row in rows if row[1] or row[2]]
+    rows = [row for row in rows if row[1] or row[2]]
+    return rows + _evaluation_rows(report.evaluation) if report.evaluation else rows
+
+
+def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    accuracy, agreement = evaluation.accuracy, evaluation.agreement
+    rows: list[tuple[str, ...]] = []
+    if accuracy:
+        rows.append((f"{accuracy.metric} accuracy", f"{accuracy.teacher:.1%}", f"{accuracy.student:.1%}", ""))
+    if agreement.top1 is not None:
+        rows.append(("same answer as the original", "", f"{agreement.top1:.1%}", ""))
+    else:
+        rows.append(("error of the output", "", f"{agreement.relative_error:.1%}", ""))
+    return rows
 
 
 def _summary_row(what: str, change: Change) -> tuple[str, ...]:
@@ -200,8 +223,10 @@ def layer_cells(layer: LayerReport) -> tuple[str, ...]:
     if layer.status == "kept":
         return layer.name, shape, f"{layer.params_before:,}", "kept", layer.reason or ""
     last = f"order {layer.order[0]}×{layer.order[1]}, {layer.terms} terms" if layer.order else ""
-    if layer.weight_error is not None:
-        last = f"{layer.weight_error:.1%} error"
+    if layer.output_error is not None:
+        last = f"{layer.output_error:.1%} error of its output"
+    elif layer.weight_error is not None:
+        last = f"{layer.weight_error:.1%} error of the weight"
     return layer.name, shape, f"{layer.params_before:,}", f"{layer.params_after:,}", last
 
 

@@ -89,7 +89,11 @@ def _has_phm(content: Content) -> bool:
 
 def _described(content: Content) -> str:
     names = list(content.tensors)
-    return f"{len(names)} tensors ({', '.join(names[:3])}, ...)" if len(names) > 3 else ", ".join(names)
+    return (
+        f"{len(names)} tensors ({', '.join(names[:3])}, ...)"
+        if len(names) > 3
+        else ", ".join(names) or "none"
+    )
 
 
 def save(model: nn.Module, path: str | Path, plan: Plan | None = None) -> None:
@@ -183,6 +187,8 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
     path = Path(path)
     content = read_content(path, trust=trust)
     if content.module is not None:
+        if not _has_phm(content):
+            raise FileError(f"{path} holds a network that is not converted", hint="torch.load reads it")
         return content.module.eval()
     if METADATA_KEY not in content.metadata:
         raise FileError(f"{path} holds weights that phnnify did not write")

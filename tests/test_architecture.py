@@ -26,11 +26,16 @@ ORDER = [
     "rules",
     "trace",
     "plan",
+    "calibrate",
     "fit",
     "rewrite",
     "files",
     "references",
     "archive",
+    "data",
+    "lockstep",
+    "sequence",
+    "evaluate",
     "weights",
     "store",
     "export",
@@ -47,11 +52,12 @@ HOMES = {
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "onnxscript": {"export"},
-    "safetensors": {"archive", "store"},
+    "safetensors": {"archive", "data", "store"},
+    "PIL": {"data"},
     "tomlkit": {"plan"},
     "pickle": set[str](),
 }
-LAZY = {"onnx", "onnxruntime", "onnxscript"}
+LAZY = {"onnx", "onnxruntime", "onnxscript", "PIL"}
 
 
 def name_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 import phnnify
 from phnnify.algebra import Order, relative_error
-from phnnify.errors import PlanError, UsageError
+from phnnify.errors import FileError, ModelError, PlanError, UsageError
 from phnnify.inputs import random_example, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import parameter_count
@@ -134,6 +134,73 @@ def test_a_watcher_is_told_how_far_it_is() -> None:
     done = [(done, total) for _, done, total in told[1:]]
     assert done == sorted(done)
     assert done[-1][0] == done[-1][1] > 0
+
+
+def smooth(count: int, seed: int) -> torch.Tensor:
+    x = torch.randn(count, 4, 3, 3, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(x, (8, 8), mode="bilinear")
+
+
+def test_data_makes_the_network_agree_more_on_new_inputs() -> None:
+    torch.manual_seed(0)
+    model = Plain().eval()
+    held_out = [smooth(200, 1)]
+    closed, fitted = (
+        phnnify.convert(model, 2, min_share=0, data=data, eval_data=held_out)
+        for data in (None, [smooth(300, 0)])
+    )
+    assert closed.report.evaluation is not None
+    assert fitted.report.evaluation is not None
+    before, after = (r.report.evaluation.agreement for r in (closed, fitted) if r.report.evaluation)
+    assert after.relative_error < 0.7 * before.relative_error
+    assert "Fitted to 300 inputs" in fitted.report.notes[0]
+    assert NEEDS_DISTILLATION not in fitted.report.notes
+    assert any(layer.output_error is not None for layer in fitted.report.layers)
+
+
+def test_data_shows_what_the_network_takes() -> None:
+    result = phnnify.convert(Plain(), 2, data=smooth(20, 0), samples=10)
+    assert [str(spec) for spec in result.inputs] == ["1x4x8x8"]
+    assert "Fitted to 10 inputs" in result.report.notes[0]
+    assert all(layer.flops for layer in result.report.layers if layer.status == "converted")
+
+
+def test_labels_give_an_accuracy() -> None:
+    data = [(smooth(50, 0), torch.arange(50) % 12)]
+    evaluation = phnnify.convert(Plain(), 2, data=data, eval_data=data).report.evaluation
+    assert evaluation is not None
+    assert evaluation.accuracy is not None
+    assert 0 <= evaluation.accuracy.student <= 1
+
+
+def test_fitting_to_data_twice_gives_the_same_bytes() -> None:
+    torch.manual_seed(0)
+    model = Plain()
+    first, again = (phnnify.convert(model, 4, data=smooth(64, 0)).model.state_dict() for _ in range(2))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_data_for_another_network_and_no_samples_are_refused() -> None:
+    with pytest.raises(ModelError, match="fails on an example input of float32 1x5"):
+        phnnify.convert(Plain(), 4, data=torch.zeros(3, 5))
+    with pytest.raises(UsageError, match="number of samples is 0"):
+        phnnify.convert(Plain(), 4, data=smooth(4, 0), samples=0)
+    with pytest.raises(FileError, match="there is no file nothing"):
+        phnnify.convert(Plain(), 4, data="nothing.npz")
+
+
+@pytest.mark.assets
+@pytest.mark.slow
+def test_the_digits_of_mnist_survive_a_fit_to_data(assets: Path) -> None:
+    model = trained("mnist_mlp_6_200", assets)
+    result = phnnify.convert(
+        model, 4, data=str(assets / "mnist-train.npz"), eval_data=str(assets / "mnist-test.npz")
+    )
+    assert result.report.evaluation is not None
+    accuracy = result.report.evaluation.accuracy
+    assert accuracy is not None
+    assert accuracy.teacher == pytest.approx(0.956, abs=1e-3)
+    assert accuracy.student > 0.75  # 0.10 without data
 
 
 NETWORKS = {

@@ -1,0 +1,133 @@
+"""How well a converted network does: agreement with its original, and accuracy where there are labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phnnify.data import Batch
+from phnnify.errors import FileError, ModelError
+from phnnify.inputs import Example
+from phnnify.measure import evaluation_copy, forward
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near the converted network's outputs are to the original's.
+
+    Attributes:
+        samples: The number of inputs.
+        top1: The part of outputs whose largest entry (last axis) is the same; None for single numbers.
+        kl: The mean Kullback-Leibler divergence of their softmax, in nats; None for single numbers.
+        relative_error: ‖ŷ − y‖/‖y‖ over all inputs.
+    """
+
+    samples: int
+    top1: float | None
+    kl: float | None
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The metric of the original and of the converted network; `student_before` is before distillation."""
+
+    metric: str
+    teacher: float
+    student: float
+    student_before: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Agreement, and accuracy where the data has labels."""
+
+    agreement: Agreement
+    accuracy: Accuracy | None
+
+
+class _Sums:
+    """Running totals over batches."""
+
+    def __init__(self) -> None:
+        self.samples = self.outputs = self.labels = 0
+        self.same = self.teacher_right = self.student_right = 0
+        self.kl = self.difference = self.size = 0.0
+
+    def add(self, batch: Batch, y: Tensor, y_hat: Tensor) -> None:
+        self.samples += batch.size
+        self.difference += float((y_hat.double() - y.double()).square().sum())
+        self.size += float(y.double().square().sum())
+        if y.dim() < 2 or y.shape[-1] < 2:
+            return
+        y, y_hat = y.flatten(0, -2).float(), y_hat.flatten(0, -2).float()
+        self.outputs += len(y)
+        self.same += int((y.argmax(1) == y_hat.argmax(1)).sum())
+        self.kl += float(F.kl_div(y_hat.log_softmax(1), y.log_softmax(1), reduction="sum", log_target=True))
+        if batch.targets is not None and not batch.targets.is_floating_point():
+            self._add_labels(batch.targets.flatten(), y, y_hat)
+
+    def _add_labels(self, labels: Tensor, y: Tensor, y_hat: Tensor) -> None:
+        if len(labels) != len(y):
+            raise FileError(f"the data has {len(labels)} labels for {len(y)} outputs of the network")
+        if int(labels.min()) < 0 or int(labels.max()) >= y.shape[1]:
+            wrong = int(labels.max()) if int(labels.max()) >= y.shape[1] else int(labels.min())
+            raise FileError(f"the data has a label {wrong}; the network knows 0 to {y.shape[1] - 1}")
+        self.labels += len(labels)
+        self.teacher_right += int((y.argmax(1) == labels).sum())
+        self.student_right += int((y_hat.argmax(1) == labels).sum())
+
+    def result(self) -> Evaluation:
+        outputs = self.outputs or None
+        error = (self.difference / self.size) ** 0.5 if self.size else float(self.difference > 0)
+        agreement = Agreement(
+            self.samples,
+            self.same / outputs if outputs else None,
+            self.kl / outputs if outputs else None,
+            error,
+        )
+        if not self.labels:
+            return Evaluation(agreement, None)
+        accuracy = Accuracy("top-1", self.teacher_right / self.labels, self.student_right / self.labels)
+        return Evaluation(agreement, accuracy)
+
+
+def evaluate(teacher: nn.Module, student: nn.Module, data: Iterable[Batch]) -> Evaluation:
+    """Run both networks over data, in eval mode and without gradients.
+
+    Args:
+        teacher: The original.
+        student: The converted network.
+        data: Inputs, with labels (whole numbers; one for each output along the last axis) or without.
+
+    Raises:
+        ModelError: a network fails on the inputs, or gives nothing that can be compared.
+        FileError: there are no inputs, or labels do not fit the outputs.
+    """
+    teacher, student, sums = evaluation_copy(teacher), evaluation_copy(student), _Sums()
+    device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
+    for batch in data:
+        batch = batch.to(device)
+        example = Example(batch.args, batch.kwargs)
+        sums.add(batch, _main_output(forward(teacher, example)), _main_output(forward(student, example)))
+    if not sums.samples:
+        raise FileError("the data to evaluate on holds no samples")
+    return sums.result()
+
+
+def _main_output(output: Any) -> Tensor:
+    """The tensor to compare: `logits` of a mapping or object, else the first."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(logits := getattr(output, "logits", None), Tensor):
+        return logits
+    if isinstance(output, Mapping):
+        output = [output.get("logits", next(iter(output.values()), None))]
+    if isinstance(output, (tuple, list)) and output:
+        return _main_output(output[0])
+    raise ModelError(f"the network gives a {type(output).__name__}, which cannot be compared")

@@ -1,0 +1,151 @@
+"""The sequential fit: layers in execution order, each on the inputs that the converted part before it gives.
+
+    original   ──x──▶ W        student (earlier layers fitted already)   ──x̂──▶ Ŵ = Σ A_r ⊗ S_r
+
+Each layer is fitted so that Ŵ x̂ comes near W x (`fit.fit_to_data`), and its bias takes up the difference of
+the means. The running statistics of each BatchNorm behind a fitted layer are those of the calibration inputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from phnnify.algebra import compose
+from phnnify.calibrate import Statistics, gather, refusal
+from phnnify.data import Batch
+from phnnify.errors import ModelError
+from phnnify.fit import Fit, Progress, fit_to_data
+from phnnify.inputs import Example
+from phnnify.layers import PHMLayer
+from phnnify.lockstep import Runs, Stop
+from phnnify.measure import evaluation_copy
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class SequentialFit:
+    """What a sequential fit did.
+
+    Attributes:
+        fits: By name of the layer, those that stayed in closed form too.
+        notes: Which layers stayed in closed form, and why, in sentences.
+    """
+
+    fits: dict[str, Fit]
+    notes: tuple[str, ...]
+
+
+def fit_in_sequence_(
+    student: nn.Module,
+    teacher: nn.Module,
+    fits: Mapping[str, Fit],
+    batches: Sequence[Batch],
+    progress: Progress | None = None,
+) -> SequentialFit:
+    """Fit the PHM layers of a student to data, in place, in the order in which they run.
+
+    Args:
+        student: The converted network, in closed form; factors, biases and BatchNorm statistics change.
+        teacher: The original.
+        fits: The closed form of each converted layer.
+        batches: Calibration inputs. All their live activations are held at once.
+        progress: Told before each layer, and at the end.
+
+    Raises:
+        ModelError: the network fails on the inputs, or takes different ways for different ones.
+    """
+    if not batches:
+        raise ModelError("there are no calibration inputs")
+    examples = [Example(batch.args, batch.kwargs) for batch in batches]
+    teacher, running = evaluation_copy(teacher), evaluation_copy(student)
+    norms = [name for name, module in running.named_modules() if type(module) in _NORMS]
+    absorbed = _followed_by_norm(running, [*fits, *norms], examples[0])
+    done, total = 0, sum(fit.factors.A.numel() + fit.factors.S.numel() for fit in fits.values())
+    results: dict[str, Fit] = {}
+    notes: list[str] = []
+    with Runs(teacher, fits, examples) as originals, Runs(running, [*fits, *norms], examples) as students:
+        while stops := students.advance():
+            name = stops[0].name
+            if name in norms:
+                if results:
+                    _estimate_(student.get_submodule(name), [stop.x for stop in stops])
+                continue
+            pairs = _paired(originals.advance(), stops)
+            if name in results:
+                continue
+            if progress:
+                progress(done, total, name)
+            dense, layer = teacher.get_submodule(name), student.get_submodule(name)
+            results[name] = _fit_layer_(layer, dense, fits[name], pairs, absorbed=name in absorbed)
+            if reason := refusal(dense):
+                notes.append(f"{name} was fitted to its weight alone: it is {reason}.")
+            done += fits[name].factors.A.numel() + fits[name].factors.S.numel()
+    if progress:
+        progress(total, total, "")
+    return SequentialFit({name: results.get(name, fit) for name, fit in fits.items()}, tuple(notes))
+
+
+def _followed_by_norm(model: nn.Module, names: Sequence[str], example: Example) -> set[str]:
+    """The layers whose next stop is a BatchNorm of their width: it takes out any constant they add."""
+    order: list[str] = []
+    with Runs(model, names, [example]) as runs:
+        while stops := runs.advance():
+            order.append(stops[0].name)
+    modules = dict(model.named_modules())
+    found = set()
+    for name, following in itertools.pairwise(order):
+        layer, norm = modules[name], modules[following]
+        if isinstance(layer, PHMLayer) and isinstance(norm, _NORMS):
+            out = layer.S.shape[1] * layer.A.shape[1]
+            if norm.num_features == out:
+                found.add(name)
+    return found
+
+
+def _paired(originals: Sequence[Stop] | None, stops: Sequence[Stop]) -> list[tuple[Tensor, Tensor]]:
+    if not originals or originals[0].name != stops[0].name:
+        raise ModelError(
+            f"the original does not run {stops[0].name} where the converted network does",
+            hint="its way depends on the data: leave --data out",
+        )
+    return [(original.x, stop.x) for original, stop in zip(originals, stops, strict=True)]
+
+
+def _fit_layer_(
+    layer: nn.Module, dense: nn.Module, start: Fit, pairs: list[tuple[Tensor, Tensor]], *, absorbed: bool
+) -> Fit:
+    if refusal(dense) or not isinstance(layer, PHMLayer):
+        return start
+    statistics = gather(dense, pairs, centered=absorbed or layer.bias is not None)
+    weight = dense.get_parameter("weight").detach()
+    fit = fit_to_data(weight, start.factors, statistics)
+    with torch.no_grad():
+        layer.A.copy_(fit.factors.A)
+        layer.S.copy_(fit.factors.S)
+        if layer.bias is not None:
+            layer.bias.copy_(_corrected_bias(dense.get_parameter("bias"), fit, statistics))
+    return fit
+
+
+def _corrected_bias(bias: Tensor, fit: Fit, statistics: Statistics) -> Tensor:
+    """The bias with which the mean output stays the original's: b + E[W x] − Ŵ·E[x̂]."""
+    approximation = compose(fit.factors.A.double(), fit.factors.S.double()).flatten(1)
+    return (bias.double() + statistics.mean_y - approximation @ statistics.mean_hat).to(bias.dtype)
+
+
+def _estimate_(norm: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Set the running statistics of a BatchNorm to those of its inputs."""
+    if not isinstance(norm, _NORMS) or norm.running_mean is None or norm.running_var is None:
+        return
+    rows = [x.detach().double().movedim(1, -1).flatten(0, -2) for x in inputs]
+    count = sum(len(x) for x in rows)
+    mean = torch.stack([x.sum(0) for x in rows]).sum(0) / count
+    squares = torch.stack([(x - mean).square().sum(0) for x in rows]).sum(0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(squares / max(count - 1, 1))

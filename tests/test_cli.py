@@ -1,0 +1,727 @@
+"""The commands: options in; files, stdout, stderr and exit codes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import phnnify
+from phnnify import cli, pipeline, references, render
+from phnnify.plan import parse_plan
+from tests.networks import ARCH, Branches, Outcome, Small, command, same_tensors, sequence, small
+
+ROOT = Path(phnnify.__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with the same network as weights (net.pt) and as a module (module.pt)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PHNNIFY_TRACEBACK", raising=False)
+    torch.save(small().state_dict(), "net.pt")
+    torch.save(sequence(), "module.pt")
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def here() -> set[str]:
+    return {path.name for path in Path().iterdir()} - {"net.pt", "module.pt"}
+
+
+def convert(*arguments: object, model: str = "net.pt") -> Outcome:
+    return command("convert", model, "--arch", ARCH, "--n", 2, *arguments)
+
+
+def done(outcome: Outcome) -> Outcome:
+    assert (outcome.code, outcome.err if outcome.code else "") == (0, "")
+    return outcome
+
+
+def failed(outcome: Outcome, code: int, message: str, hint: str | None = None) -> Outcome:
+    """Assert one message on stderr, with its hint after a blank line, and nothing on stdout."""
+    lines = outcome.err.splitlines()
+    assert outcome.code == code, outcome.err
+    assert outcome.out == ""
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert outcome.err.count("error: ") == 1
+    assert "Traceback" not in outcome.err
+    if hint is not None:
+        assert lines[1] == ""
+        assert lines[2].startswith("hint: ")
+        assert hint in lines[2]
+    assert len(lines) in (1, 3)
+    return outcome
+
+
+# convert
+
+
+def test_weights_go_out_as_weights_beside_you() -> None:
+    outcome = done(convert())
+    assert here() == {"net-n2.safetensors"}
+    model = phnnify.load("net-n2.safetensors", model=Small())
+    expected = phnnify.convert(small(), 2).model
+    assert same_tensors(model.state_dict(), expected.state_dict())
+    assert outcome.err == "wrote net-n2.safetensors\n"
+
+
+def test_a_module_goes_out_as_a_module() -> None:
+    done(command("convert", "module.pt", "--n", 4))
+    assert here() == {"module-n4.pt"}
+    expected = phnnify.convert(sequence(), 4).model
+    assert same_tensors(phnnify.load("module-n4.pt").state_dict(), expected.state_dict())
+
+
+def test_the_output_is_in_the_current_folder_wherever_the_model_is(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "net.pt").rename("deep/net.v1.pt")
+    done(convert(model="deep/net.v1.pt"))
+    assert here() == {"deep", "net.v1-n2.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["out.pt", "out.pth", "out.bin"])
+def test_another_ending_asks_for_another_kind(name: str) -> None:
+    done(convert("-o", name))
+    assert isinstance(phnnify.load(name, trust=True), Small)
+    done(command("convert", "module.pt", "--output", "out.safetensors"))
+    assert isinstance(phnnify.load("out.safetensors", model=sequence()), nn.Sequential)
+
+
+def test_the_default_n_is_4() -> None:
+    done(command("convert", "module.pt"))
+    assert here() == {"module-n4.pt"}
+
+
+def test_a_users_module_needs_trust() -> None:
+    torch.save(small(), "user.pt")
+    hint = "save its state_dict and give --arch; or, if you trust the file's origin, --trust"
+    failed(command("convert", "user.pt"), 1, "code that is not known to be safe: tests.networks.Small", hint)
+    assert here() == {"user.pt"}
+    done(command("convert", "user.pt", "--trust"))
+    failed(command("inspect", "user-n4.pt"), 1, "tests.networks.Small", hint)
+
+
+def test_the_table_shows_every_layer_and_the_whole_network() -> None:
+    out = done(convert("--exclude", "head")).out
+    assert "16×16" in out
+    assert "excluded by the user" in out
+    assert "converted part" in out
+    assert "model file, bytes" in out
+    assert "It needs distillation from the original before use." in out
+
+
+def test_quiet_prints_nothing() -> None:
+    assert convert("--quiet") == Outcome(0, "", "")
+    assert here() == {"net-n2.safetensors"}
+
+
+def test_json_is_one_document_on_stdout_and_nothing_else() -> None:
+    outcome = done(convert("--json", "--report", "r.json"))
+    report = json.loads(outcome.out)
+    assert outcome.err == ""
+    assert report["n"] == 2
+    assert report["params"]["before"] == sum(p.numel() for p in small().parameters())
+    assert report["params"]["after"] < report["params"]["before"]
+    assert report["bytes"] == {
+        "before": Path("net.pt").stat().st_size,
+        "after": Path("net-n2.safetensors").stat().st_size,
+    }
+    assert [layer["name"] for layer in report["layers"]] == ["hidden", "head"]
+    assert report == json.loads(Path("r.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.md", "r.html"])
+def test_reports_are_written_in_the_form_of_their_ending(name: str) -> None:
+    done(convert("--report", name, "--report", "again.json"))
+    text = Path(name).read_text(encoding="utf-8")
+    assert text.lstrip().startswith({"r.json": "{", "r.md": "# phnnify", "r.html": "<!doctype html>"}[name])
+    assert "hidden" in text
+    assert here() == {"net-n2.safetensors", name, "again.json"}
+
+
+def test_everything_that_was_written_is_named(tmp_path: Path) -> None:
+    err = done(
+        convert("--report", "r.md", "-o", tmp_path / "o.pt", "--onnx", "o.onnx", "--input", "1x16")
+    ).err
+    assert err == f"wrote {tmp_path / 'o.pt'}, o.onnx, r.md\n"
+
+
+def test_an_onnx_file_is_written_and_reported() -> None:
+    outcome = done(convert("--onnx", "net.onnx", "--input", "1x16", "--json"))
+    onnx = json.loads(outcome.out)["onnx"]
+    assert onnx["bytes"] == Path("net.onnx").stat().st_size
+    assert onnx["max_rel_diff"] < 1e-5
+    x = torch.randn(7, 16)
+    got = onnxruntime.InferenceSession("net.onnx").run(None, {"x": x.numpy()})
+    expected = phnnify.load("net-n2.safetensors", model=Small())(x)
+    assert torch.allclose(torch.from_numpy(got[0]), expected, atol=1e-5)
+    assert here() == {"net-n2.safetensors", "net.onnx"}
+
+
+def test_converting_twice_gives_the_same_bytes() -> None:
+    done(convert("-o", "a.safetensors"))
+    done(convert("-o", "b.safetensors"))
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+def test_the_original_is_not_changed() -> None:
+    before = Path("net.pt").read_bytes()
+    done(convert())
+    assert Path("net.pt").read_bytes() == before
+
+
+def statuses(*arguments: object) -> dict[str, str]:
+    report = json.loads(done(command("inspect", "net.pt", "--arch", ARCH, "--json", *arguments)).out)
+    return {layer["name"]: layer["status"] for layer in report["layers"]}
+
+
+def test_include_and_exclude_choose_layers() -> None:
+    assert statuses() == {"hidden": "converted", "head": "converted"}
+    assert statuses("--include", "hid*") == {"hidden": "converted", "head": "kept"}
+    assert statuses("--exclude", "h*d") == {"hidden": "converted", "head": "kept"}
+    both = statuses("--include", "hidden", "--include", "head", "--exclude", "hidden")
+    assert both == {"hidden": "kept", "head": "converted"}
+    done(convert("--include", "head"))
+    assert type(phnnify.load("net-n2.safetensors", model=Small()).get_submodule("hidden")) is nn.Linear
+
+
+def test_a_pattern_that_matches_nothing_is_an_error() -> None:
+    failed(convert("--include", "conv*"), 1, "--include 'conv*' matches no weight", "names look like hidden")
+    failed(convert("--exclude", "conv*"), 1, "--exclude 'conv*' matches no weight")
+    assert here() == set()
+
+
+def test_min_share_is_a_percentage_of_the_parameters() -> None:
+    share = 100 * 8 * 16 / sum(p.numel() for p in small().parameters())
+    assert statuses("--min-share", share - 0.1) == {"hidden": "converted", "head": "converted"}
+    assert statuses("--min-share", share + 0.1) == {"hidden": "converted", "head": "kept"}
+    failed(convert("--min-share", 100), 1, "no weight can be converted", "--min-share 0 lets small ones in")
+
+
+# Plans
+
+
+@pytest.mark.parametrize("name", ["plan.toml", "plan.json", "plan"])
+def test_a_plan_from_inspect_can_be_edited_and_followed(name: str) -> None:
+    done(command("inspect", "net.pt", "--arch", ARCH, "--n", 2, "--plan", name))
+    text = Path(name).read_text()
+    plan = parse_plan(text)
+    assert text.startswith("{") == (name == "plan.json")
+    assert list(plan.conversions) == ["hidden", "head"]
+    if name == "plan.json":
+        document = json.loads(text)
+        document["layers"][1] = {"name": "head", "kind": "Linear", "shape": [8, 16], "reason": "I like it"}
+        Path(name).write_text(json.dumps(document))
+    else:
+        before, _, head = text.partition('name = "head"')
+        assert "order = [2, 2]\nterms = 2" in head
+        head = head.replace("order = [2, 2]\nterms = 2", 'reason = "I like it"')
+        Path(name).write_text(f'{before}name = "head"{head}')
+    report = json.loads(done(command("convert", "net.pt", "--arch", ARCH, "--plan", name, "--json")).out)
+    assert [(layer["status"], layer["reason"]) for layer in report["layers"]] == [
+        ("converted", None),
+        ("kept", "I like it"),
+    ]
+    assert here() == {name, "net-n2.safetensors"}
+
+
+def test_an_unedited_plan_gives_the_same_network() -> None:
+    done(convert("-o", "a.safetensors"))
+    done(command("inspect", "net.pt", "--arch", ARCH, "--n", 2, "--plan", "plan.toml"))
+    done(convert("-o", "b.safetensors", "--plan", "plan.toml"))
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("n = ", "neither TOML nor JSON"), ("{", "neither TOML nor JSON"), ("", "not a plan of version 1")],
+)
+def test_a_plan_that_cannot_be_read_is_an_error(text: str, message: str) -> None:
+    Path("plan.toml").write_text(text)
+    failed(convert("--plan", "plan.toml"), 1, message)
+    assert here() == {"plan.toml"}
+
+
+def test_a_missing_plan_is_an_error() -> None:
+    failed(convert("--plan", "none.toml"), 1, "cannot read none.toml: No such file or directory")
+
+
+def test_a_plan_of_another_network_is_an_error() -> None:
+    done(command("inspect", "module.pt", "--plan", "plan.toml"))
+    failed(
+        convert("--plan", "plan.toml"), 1, "the plan names 0, 3, which the network does not have", "inspect"
+    )
+
+
+# inspect
+
+
+def test_inspect_writes_no_model_and_shows_the_orders() -> None:
+    outcome = done(command("inspect", "net.pt", "--arch", ARCH, "--n", 2))
+    assert "order 2×2, 2 terms" in outcome.out
+    assert outcome.err == ""
+    assert here() == set()
+
+
+def test_inspect_reports_and_plans_only_what_it_knows() -> None:
+    outcome = done(command("inspect", "module.pt", "--json", "--report", "r.md", "--plan", "p.json"))
+    report = json.loads(outcome.out)
+    assert outcome.err == ""
+    assert report["bytes"] == {"before": Path("module.pt").stat().st_size, "after": None}
+    assert [layer["weight_error"] for layer in report["layers"]] == [None, None]
+    assert [layer["flops"] for layer in report["layers"]] == [None, None]
+    assert here() == {"r.md", "p.json"}
+
+
+def test_inspect_counts_with_an_input() -> None:
+    report = json.loads(done(command("inspect", "module.pt", "--json", "--input", "3x16")).out)
+    assert [layer["flops"] for layer in report["layers"]] == [2 * 3 * 16 * 16, 2 * 3 * 16 * 8]
+
+
+def test_inspect_quietly_prints_nothing() -> None:
+    assert command("inspect", "module.pt", "--quiet") == Outcome(0, "", "")
+
+
+# export
+
+
+@pytest.mark.parametrize("model", ["net.pt", "net-n2.safetensors", "module.pt"])
+def test_export_writes_networks_converted_or_not(model: str) -> None:
+    done(convert())
+    arch = [] if model == "module.pt" else ["--arch", ARCH]
+    outcome = done(command("export", model, *arch, "--onnx", "x.onnx", "--input", "1x16"))
+    assert outcome.err == ""
+    assert outcome.out.startswith("x.onnx: ")
+    assert "any batch size; ONNX Runtime differs from PyTorch by at most" in outcome.out
+    assert here() == {"net-n2.safetensors", "x.onnx"}
+
+
+def test_export_as_json_is_one_document() -> None:
+    arguments = ("export", "module.pt", "--onnx", "x.onnx", "--input", "1x16")
+    outcome = done(command(*arguments, "--json"))
+    assert json.loads(outcome.out)["onnx"]["path"] == "x.onnx"
+    assert outcome.err == ""
+    assert command(*arguments, "--quiet") == Outcome(0, "", "")
+
+
+def test_export_without_an_input_is_wrong_usage() -> None:
+    failed(command("export", "module.pt", "--onnx", "x.onnx"), 2, "needs example inputs", "--input")
+    assert here() == set()
+
+
+# Wrong usage
+
+
+def test_onnx_without_an_input_is_wrong_usage() -> None:
+    failed(convert("--onnx", "x.onnx"), 2, "--onnx needs an example input", "such as --input 1x3x32x32")
+    assert here() == set()
+
+
+@pytest.mark.parametrize("spec", ["16", "1x", "float99:1x16", "1x16,1x16", "0x16"])
+def test_an_input_that_cannot_be_read_is_wrong_usage_or_refused(spec: str) -> None:
+    outcome = convert("--input", spec)
+    failed(outcome, 1 if spec == "16" else 2, "input")
+    assert here() == set()
+
+
+def test_an_input_that_the_network_does_not_take_is_an_error() -> None:
+    failed(convert("--input", "1x5"), 1, "the network fails on an example input of float32 1x5", "--input")
+    assert here() == set()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta:x", "", "xla"])
+def test_a_device_that_is_not_here_is_wrong_usage(device: str) -> None:
+    failed(convert("--device", device), 2, f"--device {device} cannot be used here", "use --device cpu")
+    assert here() == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert",),
+        ("convert", "net.pt", "--n", "1"),
+        ("convert", "net.pt", "--n", "two"),
+        ("convert", "net.pt", "--min-share", "101"),
+        ("convert", "net.pt", "--opset", "5"),
+        ("convert", "net.pt", "--no-such-option"),
+        ("export", "net.pt"),
+        ("no-such-command",),
+        ("--no-such-option",),
+    ],
+    ids=" ".join,
+)
+def test_what_the_command_line_does_not_know_is_wrong_usage(arguments: tuple[str, ...]) -> None:
+    outcome = command(*arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert "Error: " in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_no_arguments_show_the_help() -> None:
+    outcome = command()
+    assert outcome.code == 2
+    assert "convert" in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("name", ["net.pt", "./net.pt", "../{}/net.pt", "link.pt"])
+def test_the_original_is_never_overwritten(name: str, tmp_path: Path) -> None:
+    Path("link.pt").symlink_to("net.pt")
+    before = Path("net.pt").read_bytes()
+    name = name.format(tmp_path.name)
+    for option in ("-o", "--onnx"):
+        failed(
+            convert(option, name, "--input", "1x16"),
+            2,
+            f"{name.removeprefix('./')} would overwrite the original",
+            "another name",
+        )
+    assert Path("net.pt").read_bytes() == before
+
+
+def test_a_report_or_plan_never_overwrites_the_original() -> None:
+    Path("net.pt").rename("net.md")
+    failed(convert("--report", "net.md", model="net.md"), 2, "would overwrite the original")
+    outcome = command("inspect", "net.md", "--arch", ARCH, "--plan", "net.md")
+    failed(outcome, 2, "would overwrite the original")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-o", "x.pt", "--onnx", "x.pt"),
+        ("--report", "r.md", "--report", "./r.md"),
+        ("--onnx", "r.md", "--report", "r.md"),
+        ("--onnx", "net-n2.safetensors"),
+    ],
+    ids=" ".join,
+)
+def test_two_outputs_of_the_same_name_are_refused(arguments: tuple[str, ...]) -> None:
+    failed(convert("--input", "1x16", *arguments), 2, "two outputs have the same name")
+    assert here() == set()
+
+
+def never(*arguments: Any, **keywords: Any) -> Any:
+    raise AssertionError("the work was begun")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("-o", "out.onnx"), 2, "cannot tell what to write to out.onnx"),
+        (("-o", "out"), 2, "cannot tell what to write to out"),
+        (("--report", "r.txt"), 2, "cannot tell what to write to r.txt"),
+        (("--report", "r"), 2, "cannot tell what to write to r"),
+        (("-o", "none/out.pt"), 1, "there is no folder none"),
+        (("--report", "none/r.md"), 1, "there is no folder none"),
+        (("--onnx", "none/x.onnx", "--input", "1x16"), 1, "there is no folder none"),
+        (("-o", "."), 1, "cannot write .: it is a folder"),
+        (("-o", "a" * 300 + ".pt"), 1, "File name too long"),
+    ],
+    ids=lambda value: " ".join(value)[:20] if isinstance(value, tuple) else None,
+)
+def test_what_could_only_fail_at_the_end_is_refused_before_the_work(
+    arguments: tuple[str, ...], code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "convert", never)
+    failed(convert(*arguments), code, message)
+    assert here() == set()
+
+
+# Failures
+
+
+@pytest.mark.parametrize("verb", ["convert", "inspect", "export"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.pt", "there is no file none.pt"),
+        (".", ". is a folder"),
+        ("empty.pt", "empty.pt is empty"),
+        ("text.pt", "text.pt is no model file"),
+        ("list.pt", "list.pt holds a list, not a network or its weights"),
+        ("a" * 300, "File name too long"),
+    ],
+)
+def test_every_command_refuses_what_is_no_model(verb: str, name: str, message: str) -> None:
+    Path("empty.pt").touch()
+    Path("text.pt").write_text("hello")
+    torch.save([1], "list.pt")
+    before = here()
+    failed(command(verb, name, *(["--onnx", "x.onnx"] if verb == "export" else [])), 1, message)
+    assert here() == before
+
+
+def test_weights_without_arch_say_what_to_do() -> None:
+    failed(command("convert", "net.pt"), 1, "net.pt holds weights only", "with --arch file.py:callable")
+
+
+@pytest.mark.parametrize(
+    ("arch", "code", "message"),
+    [
+        ("Net", 2, "--arch 'Net' cannot be read"),
+        ("none.py:Net", 1, "there is no file none.py"),
+        ("tests.networks:Nat", 1, "has no callable 'Nat'"),
+        ("tests.networks:same_tensors", 1, "the call failed: TypeError"),
+        ("builtins:dict", 1, "gave a dict, not a torch.nn.Module"),
+    ],
+)
+def test_an_arch_that_gives_no_network_is_an_error(arch: str, code: int, message: str) -> None:
+    failed(command("convert", "net.pt", "--arch", arch), code, message)
+    assert here() == set()
+
+
+def test_a_converted_model_is_not_converted_again() -> None:
+    done(convert())
+    failed(convert(model="net-n2.safetensors"), 1, "is already converted", "convert the original")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_name(value: float) -> None:
+    model = small()
+    with torch.no_grad():
+        model.head.weight[3, 4] = value
+    torch.save(model.state_dict(), "bad.pt")
+    failed(convert(model="bad.pt"), 1, "head cannot be fitted", "--exclude 'head'")
+    assert here() == {"bad.pt"}
+    done(convert("--exclude", "head", model="bad.pt"))
+
+
+def test_a_failed_export_leaves_the_model_and_the_report_and_no_onnx_file() -> None:
+    torch.save(Branches().state_dict(), "branches.pt")
+    outcome = command(
+        "convert", "branches.pt", "--arch", "tests.networks:Branches", "--n", 2, "--input", "1x16",
+        "--onnx", "x.onnx", "--report", "r.json",
+    )  # fmt: skip
+    hint = "the converted model itself is fine; leave --onnx out to do without"
+    *_, message, empty, last = outcome.err.splitlines()  # torch's exporter may have talked before
+    assert (outcome.code, outcome.out) == (1, "")
+    assert message.startswith("error: torch cannot export Branches to ONNX: ")
+    assert (empty, last) == ("", f"hint: {hint}")
+    assert outcome.err.count("error: ") == 1
+    assert "Traceback" not in outcome.err
+    assert here() == {"branches.pt", "branches-n2.safetensors", "r.json"}
+    assert json.loads(Path("r.json").read_text())["onnx"] is None
+    assert json.loads(Path("r.json").read_text())["bytes"]["after"] > 0
+    phnnify.load("branches-n2.safetensors", model=Branches())
+
+
+STAGES = (
+    "phnnify.store.load_weights",
+    "phnnify.pipeline.trace",
+    "phnnify.pipeline.make_plan",
+    "phnnify.pipeline.fit_weights",
+    "phnnify.pipeline.rewrite",
+    "phnnify.pipeline.make_report",
+)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_unexpected_error_is_one_message_without_a_traceback(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise KeyError("first line\nsecond line")
+
+    monkeypatch.setattr(stage, fail)
+    failed(convert(), 1, "unexpected KeyError: ", "a fault of phnnify; PHNNIFY_TRACEBACK=1 shows where")
+    assert here() == set()
+
+
+def test_an_unexpected_error_without_a_message_is_told_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "trace", fail)
+    failed(convert(), 1, "unexpected ZeroDivisionError")
+
+
+def test_a_writer_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise KeyError("dtype")
+
+    monkeypatch.setattr(safetensors.torch, "save", fail)
+    failed(convert(), 1, "a tensor that safetensors cannot hold: KeyError: 'dtype'", "write a .pt file")
+    assert here() == set()
+
+
+def test_the_environment_asks_for_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise KeyError("inside")
+
+    monkeypatch.setattr(pipeline, "trace", fail)
+    monkeypatch.setenv("PHNNIFY_TRACEBACK", "1")
+    with pytest.raises(KeyError, match="inside"):
+        convert()
+
+
+def test_an_expected_error_has_no_traceback_even_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHNNIFY_TRACEBACK", "1")
+    failed(command("convert", "none.pt"), 1, "there is no file")
+
+
+# What goes where
+
+
+def test_what_the_users_code_prints_does_not_reach_stdout() -> None:
+    Path("loud.py").write_text(
+        "import tests.networks\nprint('importing')\n\ndef net():\n    print('building')\n"
+        "    model = tests.networks.Small()\n    return model\n"
+    )
+    for verb in ("convert", "inspect"):
+        outcome = done(command(verb, "net.pt", "--arch", "loud.py:net", "--json"))
+        json.loads(outcome.out)
+        assert outcome.err == "importing\nbuilding\n"
+
+
+def test_names_from_a_file_cannot_write_on_the_terminal_or_fake_a_second_error() -> None:
+    torch.save({"a\nerror: fake\x1b[2J\x9b": torch.zeros(1), "b" * 10_000: torch.zeros(1)}, "bad.pt")
+    outcome = command("convert", "bad.pt", "--arch", ARCH)
+    assert outcome.code == 1
+    assert "a\\nerror: fake\\x1b[2J\\x9b" in outcome.err.splitlines()[0]
+    assert not set(outcome.err) & {"\x1b", "\x9b"}
+    assert len(outcome.err) < 3000
+    assert [line.split(":")[0] for line in outcome.err.splitlines() if line] == ["error", "hint"]
+
+
+def test_brackets_in_names_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal: with a progress bar
+    assert "reading [red]x.pt" in convert(model="[red]x.pt").err
+    model = nn.Sequential()
+    model.add_module("[/b]", nn.Linear(16, 16))
+    torch.save(model, "module.pt")
+    outcome = command("convert", "module.pt", "--n", 2)
+    assert outcome.code == 0
+    assert "[/b]" in outcome.out
+
+
+def test_errors_are_told_without_colour_where_nobody_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b" not in convert(model="none.pt").err
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert convert(model="none.pt").err.count("\x1b[1;31merror: ") == 1
+
+
+def test_a_long_message_is_not_broken_into_lines() -> None:
+    name = "x" * 200 + ".pt"
+    assert convert(model=name).err == f"error: there is no file {name}\n"
+
+
+def test_a_seed_makes_what_arch_draws_the_same() -> None:
+    Path("drawn.py").write_text(
+        "import torch, tests.networks\n\ndef net():\n    model = tests.networks.Small()\n"
+        "    model.register_buffer('drawn', torch.rand(3), persistent=False)\n    return model\n"
+    )
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        done(command("convert", "net.pt", "--arch", "drawn.py:net", "--seed", seed, "-o", f"{name}.pt"))
+    a, b, c = (Path(f"{name}.pt").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_the_progress_is_told_stage_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    watched = render.progress
+
+    def recording(*, quiet: bool) -> Any:
+        context = watched(quiet=quiet)
+
+        class Both:
+            def __enter__(self) -> Callable[[str, int, int], None]:
+                watch = context.__enter__()
+
+                def both(what: str, at: int, of: int) -> None:
+                    told.append(what)
+                    watch(what, at, of)
+
+                return both
+
+            def __exit__(self, *error: Any) -> Any:
+                return context.__exit__(*error)
+
+        return Both()
+
+    monkeypatch.setattr(render, "progress", recording)
+    done(convert())
+    assert told[0] == "reading net.pt"
+    assert {"looking at the network", "fitting hidden", "fitting head"} <= set(told)
+    assert told[-1] == "writing net-n2.safetensors"
+
+
+# The program itself
+
+
+def program(*arguments: str, **environment: str) -> Outcome:
+    command_line = [sys.executable, *arguments]
+    variables = {**os.environ, **environment}
+    ended = subprocess.run(command_line, capture_output=True, text=True, env=variables, check=False)
+    return Outcome(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert command("--version") == Outcome(0, f"{phnnify.__version__}\n", "")
+
+
+@pytest.mark.parametrize("verb", ["", "convert", "inspect", "export"])
+def test_every_command_has_help_in_words(verb: str) -> None:
+    outcome = command(*([verb] if verb else []), "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    first, *rest = outcome.out.splitlines()
+    assert first.startswith("Usage: ")
+    assert f"phnnify{' ' if verb else ''}{verb} [OPTIONS]" in first
+    assert any("--help" in line for line in rest)
+
+
+def test_help_and_version_import_neither_torch_nor_rich() -> None:
+    code = (
+        "import sys\nfrom phnnify.cli import main\n"
+        "for arguments in (['--version'], ['--help'], ['convert', '--help']):\n"
+        "    sys.argv = ['phnnify', *arguments]\n    try:\n        main()\n    except SystemExit as e:\n"
+        "        assert not e.code\n"
+        "print(sorted({'torch', 'numpy', 'onnx', 'safetensors', 'tomlkit', 'rich'} & sys.modules.keys()))"
+    )
+    outcome = program("-c", code)
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[-1] == "[]"
+
+
+def test_the_module_runs_as_the_command() -> None:
+    assert program("-m", "phnnify", "--version") == Outcome(0, f"{phnnify.__version__}\n", "")
+
+
+def test_the_program_ends_with_the_code_and_the_message() -> None:
+    failed(program("-m", "phnnify", "convert", "none.pt"), 1, "there is no file none.pt")
+
+
+def test_the_installed_command_converts_what_lies_in_the_current_folder() -> None:
+    """The command's own folder, not the current one, is first on its import path."""
+    Path("mine.py").write_text(
+        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Linear(16, 16))\n"
+    )
+    model = references.build_network("mine.py:Net")
+    torch.save(model, "mine.pt")
+    code = (
+        "import sys; sys.path.remove(''); from phnnify.cli import main; "
+        "sys.argv[0] = 'phnnify'; main()"
+    )  # fmt: skip
+    outcome = program("-c", code, "convert", "mine.pt", "--trust", "--quiet")
+    assert outcome == Outcome(0, "", "")
+    assert here() - {"__pycache__"} == {"mine.py", "mine.pt", "mine-n4.pt"}
+
+
+def test_the_commands_are_those_of_the_contract() -> None:
+    names = {info.name or getattr(info.callback, "__name__", "") for info in cli.app.registered_commands}
+    assert names == {"convert", "inspect", "export"}

@@ -1,0 +1,121 @@
+"""How well a converted network does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from phnnify.data import Batch
+from phnnify.errors import FileError, ModelError
+from phnnify.evaluate import evaluate
+
+
+class Fixed(nn.Module):
+    """Gives the same table of outputs for input rows 0, 1, 2 …"""
+
+    def __init__(self, table: Tensor, wrap: Any = lambda y: y) -> None:
+        super().__init__()
+        self.table, self.wrap = table, wrap
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wrap(self.table[x])
+
+
+Y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+Z = Y + 0.8 * torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+LABELS = torch.randint(0, 5, (40,), generator=torch.Generator().manual_seed(2))
+ROWS = torch.arange(40)
+
+
+def log_softmax(y: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    y64 = y.double().numpy()
+    shifted: np.ndarray[Any, np.dtype[np.float64]] = y64 - np.log(np.exp(y64).sum(-1, keepdims=True))
+    return shifted
+
+
+def test_agreement_and_accuracy_are_numpys_over_all_batches() -> None:
+    batches = [Batch((ROWS[:15],), targets=LABELS[:15]), Batch((ROWS[15:],), targets=LABELS[15:])]
+    found = evaluate(Fixed(Y), Fixed(Z), batches)
+    p, q = log_softmax(Y), log_softmax(Z)
+    assert found.agreement.samples == 40
+    assert found.agreement.top1 == (Y.argmax(1) == Z.argmax(1)).double().mean()
+    assert found.agreement.kl == pytest.approx((np.exp(p) * (p - q)).sum(1).mean(), rel=1e-5)
+    assert found.agreement.relative_error == pytest.approx(float((Z - Y).norm() / Y.norm()), rel=1e-6)
+    assert found.accuracy is not None
+    assert found.accuracy.metric == "top-1"
+    assert found.accuracy.teacher == (Y.argmax(1) == LABELS).double().mean()
+    assert found.accuracy.student == (Z.argmax(1) == LABELS).double().mean()
+    assert found.accuracy.student_before is None
+
+
+def test_sequences_are_judged_at_every_position() -> None:
+    tokens, labels = ROWS.view(8, 5), LABELS.view(8, 5)
+    found = evaluate(Fixed(Y), Fixed(Z), [Batch((tokens,), targets=labels)])
+    assert found.accuracy is not None
+    assert found.accuracy.student == (Z.argmax(1) == LABELS).double().mean()
+    assert found.agreement.samples == 8
+
+
+def test_without_labels_there_is_only_agreement() -> None:
+    found = evaluate(Fixed(Y), Fixed(Y), [Batch((ROWS,))])
+    assert found.accuracy is None
+    assert (found.agreement.top1, found.agreement.relative_error) == (1.0, 0.0)
+    assert found.agreement.kl == pytest.approx(0, abs=1e-6)
+
+
+def test_single_numbers_have_an_error_only() -> None:
+    found = evaluate(Fixed(Y[:, :1]), Fixed(Z[:, :1]), [Batch((ROWS,), targets=Y[:, 0])])
+    assert found.agreement.top1 is None
+    assert found.agreement.kl is None
+    assert found.accuracy is None
+    assert found.agreement.relative_error == pytest.approx(
+        float((Z - Y)[:, 0].norm() / Y[:, 0].norm()), rel=1e-6
+    )
+
+
+class Output:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Output,
+        lambda y: (y, None),
+        lambda y: [y],
+        lambda y: {"loss": y.sum(), "logits": y},
+        lambda y: {"a": y},
+    ],
+)
+def test_the_main_output_is_found(wrap: Any) -> None:
+    found = evaluate(Fixed(Y, wrap), Fixed(Z, wrap), [Batch((ROWS,))])
+    assert found.agreement.relative_error == pytest.approx(float((Z - Y).norm() / Y.norm()), rel=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [lambda y: None, lambda y: (), lambda y: "text"])
+def test_outputs_that_cannot_be_compared_are_refused(wrap: Any) -> None:
+    with pytest.raises(ModelError, match="cannot be compared"):
+        evaluate(Fixed(Y, wrap), Fixed(Z, wrap), [Batch((ROWS,))])
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS + 3, "a label 7; the network knows 0 to 4"),
+        (LABELS - 9, "a label -9"),
+        (LABELS[:39], "39 labels for 40"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Tensor, words: str) -> None:
+    with pytest.raises(FileError, match=words):
+        evaluate(Fixed(Y), Fixed(Z), [Batch((ROWS,), targets=labels)])
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(FileError, match="no samples"):
+        evaluate(Fixed(Y), Fixed(Z), [])
