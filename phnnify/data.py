@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,41 +24,13 @@ import torch
 from torch import Tensor
 
 from phnnify.archive import read_content
+from phnnify.batches import Batch, as_batch
 from phnnify.errors import FileError, UsageError
 from phnnify.measure import first_line
 from phnnify.references import load_callable
 
 IMAGES = (".jpg", ".jpeg", ".png")
 BATCH = 128
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Inputs of one call of a network, `model(*args, **kwargs)`, and what it should answer, where known."""
-
-    args: tuple[Tensor, ...] = ()
-    kwargs: dict[str, Tensor] = field(default_factory=dict)
-    targets: Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        """The number of samples: the length of the first input."""
-        return len(next(iter((*self.args, *self.kwargs.values()))))
-
-    def head(self, count: int) -> Batch:
-        """The first `count` samples."""
-        return self._each(lambda x: x[:count])
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return self._each(lambda x: x.to(device))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            tuple(change(x) for x in self.args),
-            {name: change(x) for name, x in self.kwargs.items()},
-            None if self.targets is None else change(self.targets),
-        )
 
 
 @dataclass(frozen=True)
@@ -334,46 +306,3 @@ class _Loader:
             yield from loaded
         except Exception as error:  # whatever the user's own code may raise
             raise FileError(f"--data {self.reference} failed: {first_line(error)}") from None
-
-
-def calibration_batches(data: Iterable[Any], samples: int) -> list[Batch]:
-    """The first `samples` inputs of data, or of what a loader gives, as batches.
-
-    Raises:
-        FileError: there are none, or an item is no batch.
-    """
-    batches: list[Batch] = []
-    left = samples
-    for item in data:
-        if left <= 0:
-            break
-        batch = as_batch(item, "data").head(left)
-        batches.append(batch)
-        left -= batch.size
-    if left == samples:
-        raise FileError("the data holds no samples")
-    return batches
-
-
-def as_batch(item: Any, where: str) -> Batch:
-    """A batch from what a loader gives: a tensor, (inputs, targets), or keyword arguments.
-
-    Raises:
-        FileError: it is something else.
-    """
-    if isinstance(item, Batch):
-        return item
-    if isinstance(item, Tensor) and item.dim():
-        return Batch((item,))
-    if isinstance(item, (tuple, list)) and item:
-        inputs, *rest = item
-        targets = rest[0] if rest else None
-        if len(rest) <= 1 and (targets is None or isinstance(targets, Tensor)):
-            return replace(as_batch(inputs, where), targets=targets)
-    if isinstance(item, dict) and item and all(isinstance(value, Tensor) for value in item.values()):
-        kwargs = {str(name): value for name, value in item.items() if name != "labels"}
-        return Batch((), kwargs, item.get("labels"))
-    raise FileError(
-        f"{where} gave a {type(item).__name__}",
-        hint="a batch is a tensor, a tuple (inputs, targets), or a dict of keyword arguments",
-    )

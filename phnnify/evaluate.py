@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phnnify.data import Batch
+from phnnify.batches import Batch
 from phnnify.errors import FileError, ModelError
 from phnnify.inputs import Example
 from phnnify.measure import evaluation_copy, forward

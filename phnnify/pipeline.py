@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from phnnify.data import Batch, DataOptions, as_batch, calibration_batches, read_data
+from phnnify.batches import Batch, as_batch, calibration_batches
+from phnnify.data import DataOptions, read_data
 from phnnify.errors import PlanError, UsageError
 from phnnify.evaluate import evaluate
 from phnnify.fit import Fit, fit_weights

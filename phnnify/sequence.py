@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from phnnify.algebra import compose
+from phnnify.batches import Batch
 from phnnify.calibrate import Statistics, gather, refusal
-from phnnify.data import Batch
 from phnnify.errors import ModelError
 from phnnify.fit import Fit, Progress, fit_to_data
 from phnnify.inputs import Example

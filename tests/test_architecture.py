@@ -32,6 +32,7 @@ ORDER = [
     "files",
     "references",
     "archive",
+    "batches",
     "data",
     "lockstep",
     "sequence",

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from phnnify import data as data_module
-from phnnify.data import Batch, DataOptions, as_batch, calibration_batches, read_data
+from phnnify.data import DataOptions, read_data
 from phnnify.errors import FileError, UsageError
 
 X = torch.arange(300 * 2, dtype=torch.float32).reshape(300, 2)
@@ -225,24 +225,3 @@ def test_a_mean_for_other_channels_is_refused(tmp_path: Path) -> None:
     write_npz(tmp_path / "d.npz", x=X)
     with pytest.raises(FileError, match="--mean has 3 numbers; x has shape"):
         list(read_data(str(tmp_path / "d.npz"), DataOptions(mean=(0.0,) * 3, std=(1.0,) * 3)))
-
-
-def test_calibration_takes_the_first_samples_and_refuses_nothing() -> None:
-    batches = calibration_batches([X[:100], (X[100:], Y[100:])], 150)
-    assert [b.size for b in batches] == [100, 50]
-    with pytest.raises(FileError, match="no samples"):
-        calibration_batches([], 5)
-
-
-@pytest.mark.parametrize(
-    "item", [None, 3, "text", (), [torch.zeros(2), torch.zeros(2), torch.zeros(2)], {}, torch.tensor(1)]
-)
-def test_anything_else_is_no_batch(item: Any) -> None:
-    with pytest.raises(FileError, match="gave a"):
-        as_batch(item, "loader")
-
-
-def test_a_batch_is_a_batch() -> None:
-    batch = Batch((X,), targets=Y)
-    assert as_batch(batch, "loader") is batch
-    assert batch.to(torch.device("cpu")).size == 300

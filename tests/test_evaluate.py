@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phnnify.data import Batch
+from phnnify.batches import Batch
 from phnnify.errors import FileError, ModelError
 from phnnify.evaluate import evaluate
 

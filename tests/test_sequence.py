@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phnnify import calibrate
 from phnnify.algebra import Order
-from phnnify.data import Batch
+from phnnify.batches import Batch
 from phnnify.errors import ModelError
 from phnnify.fit import Fit, fit_weights
 from phnnify.layers import PHMLayer

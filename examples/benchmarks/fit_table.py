@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 import phnnify
-from phnnify.data import Batch, Data, DataOptions, read_data
+from phnnify.batches import Batch
+from phnnify.data import Data, DataOptions, read_data
 from phnnify.evaluate import evaluate
 from phnnify.store import read_network
 

@@ -1,0 +1,35 @@
+"""Batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from phnnify.batches import Batch, as_batch, calibration_batches
+from phnnify.errors import FileError
+
+X = torch.arange(300 * 2, dtype=torch.float32).reshape(300, 2)
+Y = torch.arange(300) % 7
+
+
+def test_calibration_takes_the_first_samples_and_refuses_nothing() -> None:
+    batches = calibration_batches([X[:100], (X[100:], Y[100:])], 150)
+    assert [b.size for b in batches] == [100, 50]
+    with pytest.raises(FileError, match="no samples"):
+        calibration_batches([], 5)
+
+
+@pytest.mark.parametrize(
+    "item", [None, 3, "text", (), [torch.zeros(2), torch.zeros(2), torch.zeros(2)], {}, torch.tensor(1)]
+)
+def test_anything_else_is_no_batch(item: Any) -> None:
+    with pytest.raises(FileError, match="gave a"):
+        as_batch(item, "loader")
+
+
+def test_a_batch_is_a_batch() -> None:
+    batch = Batch((X,), targets=Y)
+    assert as_batch(batch, "loader") is batch
+    assert batch.to(torch.device("cpu")).size == 300
