@@ -53,6 +53,8 @@ class LayerReport:
         status: 'converted' or 'kept'; `reason` says why it was kept.
         order: [n_out, n_in]; with `terms`, None where it was kept.
         rank: Of a low-rank term; 0 where there is none, None where it was kept.
+        params_share, flops_share: Its part of the network's parameters, and of the FLOPs of all weights whose
+            FLOPs are known.
         calls, flops: Of one forward pass on the example input; None where unknown.
         weight_error: ‖W−Ŵ‖/‖W‖. output_error: the same for its outputs, where there was data.
     """
@@ -67,8 +69,10 @@ class LayerReport:
     rank: int | None
     params_before: int
     params_after: int
+    params_share: float
     calls: int | None
     flops: int | None
+    flops_share: float | None
     weight_error: float | None = None
     output_error: float | None = None
 
@@ -160,6 +164,7 @@ def make_report(
         notes: What a reader should know, in sentences.
     """
     sites = {site.name: site for site in trace.sites}
+    flops = sum(site.flops or 0 for site in trace.sites)
     layers = []
     for decision in plan.decisions:
         site, order = sites[decision.name], decision.order
@@ -176,8 +181,10 @@ def make_report(
                 rank=0 if order else None,
                 params_before=site.parameters,
                 params_after=order.parameters(site.matrix or ()) if order else site.parameters,
+                params_share=site.share,
                 calls=site.calls,
                 flops=site.flops,
+                flops_share=site.flops / flops if flops and site.flops is not None else None,
                 weight_error=fit.weight_error if fit else None,
                 output_error=fit.output_error if fit else None,
             )
@@ -223,6 +230,8 @@ def layer_cells(layer: LayerReport) -> tuple[str, ...]:
     if layer.status == "kept":
         return layer.name, shape, f"{layer.params_before:,}", "kept", layer.reason or ""
     last = f"order {layer.order[0]}×{layer.order[1]}, {layer.terms} terms" if layer.order else ""
+    if layer.flops_share is not None:
+        last += f"; {layer.flops_share:.1%} of FLOPs"
     if layer.output_error is not None:
         last = f"{layer.output_error:.1%} error of its output"
     elif layer.weight_error is not None:

@@ -322,6 +322,14 @@ def author(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("authors_net", None)
 
 
+def test_numbers_that_look_like_a_name_are_not_taken_for_one(tmp_path: Path) -> None:
+    """After the pickles of an old file come 8 bytes of length, here the opcode of a name, and raw numbers."""
+    numbers = torch.frombuffer(bytearray(b"os\nsystem\n".ljust(ord("c"))), dtype=torch.uint8)
+    path = stored({"a": numbers}, tmp_path / "net.pt", "legacy")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert "is a damaged torch file" in str(refused(path))
+
+
 def test_a_class_that_cannot_be_imported_is_named_with_a_hint(author: Path) -> None:
     error = refused(author / "net.pt", trust=True)
     assert "cannot be unpickled: ModuleNotFoundError: No module named 'authors_net'" in str(error)
@@ -555,7 +563,9 @@ def test_torchs_advice_to_load_unsafely_is_not_handed_on(tmp_path: Path) -> None
     path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_vX"))
     unusual = tmp_path / "new.pt"
     torch.save(state, unusual, pickle_protocol=4)
-    for error in (refused(path, UntrustedError), refused(unusual, UntrustedError)):
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(data[: data.index(b"_rebuild_tensor_v2") + 4])
+    for error in (refused(path, UntrustedError), refused(unusual, UntrustedError), refused(cut)):
         assert "weights_only" not in str(error)
         assert "add_safe_globals" not in str(error)
 

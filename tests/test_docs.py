@@ -71,6 +71,15 @@ def test_the_table_of_the_assets_can_be_made(assets: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.assets
+def test_the_table_of_fits_can_be_made(assets: Path) -> None:
+    table = output_of(ROOT / "examples" / "benchmarks" / "fit_table.py", assets, "mnist_mlp_6_200")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["2", "4", "8"]
+    assert all(float(row[4].rstrip("%")) > float(row[3].rstrip("%")) + 30 for row in rows)
+
+
+@pytest.mark.slow
 def test_the_digits_network_can_be_trained_again(tmp_path: Path) -> None:
     script = Path(shutil.copy(ROOT / "examples" / "digits" / "train.py", tmp_path))
     accuracy = re.search(r"parameters, ([\d.]+)% of 360", output_of(script))

@@ -236,6 +236,7 @@ def odd_zips() -> Cases:
     yield "zip, compressed", rezipped(lambda name, data: data, compression=zipfile.ZIP_DEFLATED)
     yield "zip without its pickle", rezipped(changing("data.pkl", lambda data: None))
     yield "zip with an empty pickle", rezipped(changing("data.pkl", lambda data: b""))
+    yield "zip with half a number", rezipped(changing("data.pkl", lambda data: b"\x80\x02J\x01"))
     yield "zip with half a pickle", rezipped(changing("data.pkl", lambda data: data[: len(data) // 2]))
     yield "zip without a tensor", rezipped(changing("/data/0", lambda data: None))
     yield "zip with half a tensor", rezipped(changing("/data/0", lambda data: data[: len(data) // 2]))

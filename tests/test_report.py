@@ -31,6 +31,8 @@ def test_json_has_the_keys_that_stay(report: Report) -> None:
     assert found["params"] == {"before": 64 * 64 + 64 + 3 * 64 + 3, "after": 64 + 1024 + 64 + 3 * 64 + 3}
     assert found["bytes"] == {"before": 17_000, "after": 5_000}
     first, second = found["layers"]
+    assert first["flops_share"] == pytest.approx(64 / 67)
+    assert second["params_share"] == pytest.approx(192 / found["params"]["before"])
     keys = (
         "name kind shape status reason order terms rank params_before params_after weight_error output_error"
     )

@@ -3,7 +3,7 @@
     python examples/benchmarks/fit_table.py [FOLDER [NETWORK ...]]
 
 FOLDER holds the networks (by default ../shared/assets beside the checkout). 512 inputs of the training data
-without labels; the metric is top-1 on the whole test set, for the text on the last tenth in windows of 129
+without labels; the metric is top-1 on 3,000 test images, for the text on the last tenth in windows of 129
 characters. Nothing is distilled. Also the seconds that the conversion with data takes on 2 threads.
 """
 
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import phnnify
 from phnnify.batches import Batch
-from phnnify.data import Data, DataOptions, read_data
-from phnnify.evaluate import evaluate
+from phnnify.data import DataOptions, read_data
 from phnnify.store import read_network
 
 IMAGES = DataOptions(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -57,12 +57,23 @@ def text_windows(path: Path, *, test: bool) -> list[Batch]:
     return [Batch((part[:, :-1],), targets=part[:, 1:]) for part in torch.split(windows, 64)]
 
 
-def data_of(case: Case, assets: Path) -> tuple[Data | list[Batch], Data | list[Batch]]:
-    """512 inputs to fit to, and everything to test on."""
+def data_of(case: Case, assets: Path) -> tuple[list[Batch], list[Batch]]:
+    """512 inputs to fit to, and those to test on."""
     if case.train.endswith(".txt"):
         return text_windows(assets / case.train, test=False), text_windows(assets / case.test, test=True)
     train = read_data(str(assets / case.train), case.options, samples=512)
-    return train, read_data(str(assets / case.test), case.options)
+    return list(train), list(read_data(str(assets / case.test), case.options, samples=3000))
+
+
+def top1(model: nn.Module, test: list[Batch]) -> str:
+    """The part of right answers."""
+    right = total = 0
+    with torch.no_grad():
+        for batch in test:
+            if batch.targets is not None:
+                right += int((model.eval()(*batch.args).argmax(-1) == batch.targets).sum())
+                total += batch.targets.numel()
+    return f"{right / total:.1%}"
 
 
 def main() -> None:
@@ -76,15 +87,14 @@ def main() -> None:
         path = assets / f"{case.file}.safetensors"
         model = read_network(path, arch=f"{assets / 'nets.py'}:{name}").model.eval()
         train, test = data_of(case, assets)
+        before = top1(model, test)
         for n in (2, 4, 8):
-            closed = evaluate(model, phnnify.convert(model, n).model, test).accuracy
+            closed = top1(phnnify.convert(model, n).model, test)
             start = time.perf_counter()
             student = phnnify.convert(model, n, data=train).model
             seconds = time.perf_counter() - start
-            fitted = evaluate(model, student, test).accuracy
-            if closed and fitted:
-                row = f"{fitted.teacher:.1%} | {closed.student:.1%} | {fitted.student:.1%} | {seconds:.0f}"
-                print(f"| {name} | {n} | {row} |", flush=True)
+            row = f"{before} | {closed} | {top1(student, test)} | {seconds:.0f}"
+            print(f"| {name} | {n} | {row} |", flush=True)
 
 
 if __name__ == "__main__":
