@@ -82,7 +82,7 @@ class Factors(NamedTuple):
 
 
 def _largest_divisor(size: int, limit: int) -> int:
-    return next(d for d in range(min(size, limit), 0, -1) if size % d == 0)
+    return next((d for d in range(min(size, limit), 0, -1) if size % d == 0), 1)
 
 
 def compose(A: Tensor, S: Tensor) -> Tensor:

@@ -263,10 +263,15 @@ def _content_of(path: Path, loaded: Any) -> Content:
         return Content(module=loaded)
     if isinstance(loaded, dict):
         if any(isinstance(value, Tensor) for value in loaded.values()):
-            return Content(tensors={str(key): value for key, value in loaded.items()})
-        shown = ", ".join(map(repr, list(loaded)[:4]))
+            return Content(tensors={_shown(key): value for key, value in loaded.items()})
+        shown = ", ".join(repr(_shown(key)) for key in list(loaded)[:4])
         raise FileError(f"{path} holds a dict without weights (keys: {shown or 'none'})")
     raise FileError(f"{path} holds a {type(loaded).__name__}, not a network or its weights")
+
+
+def _shown(key: Any) -> str:
+    """A key of a dict as text; anything but text and numbers might be too deep to show."""
+    return str(key) if isinstance(key, (str, int)) else f"a {type(key).__name__}"
 
 
 def _check_module(path: Path, module: nn.Module) -> None:

@@ -44,7 +44,7 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """
     try:
         return copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError, NotImplementedError, copy.Error) as error:
+    except Exception as error:  # whatever the user's own __deepcopy__ and attributes may raise
         raise ModelError(
             f"the network ({type(model).__name__}) cannot be copied: {first_line(error)}",
             hint="it must survive copy.deepcopy: drop tensors with gradients, locks or open files from it",

@@ -255,6 +255,7 @@ def test_errors_of_zero_weights_are_defined() -> None:
         ((7, 7), 8, (7, 7, 6)),
         ((1, 64), 8, (1, 8, 1)),
         ((2, 2), 8, (2, 2, 1)),
+        ((0, 8), 4, (1, 4, 1)),
     ],
 )
 def test_the_closest_order_keeps_about_one_nth(

@@ -269,6 +269,14 @@ def test_a_single_dense_network_exports_in_functional_form(tmp_path: Path) -> No
 
 
 def test_exporting_leaves_the_loggers_as_they_were(tmp_path: Path) -> None:
-    level = logging.getLogger("torch.onnx").level
+    before = logging.root.manager.disable
     export_onnx(PHMLinear(8, 8, n=2), tmp_path / "x.onnx", "1x8")
-    assert logging.getLogger("torch.onnx").level == level
+    assert logging.root.manager.disable == before
+
+
+def test_a_failed_export_says_nothing_but_its_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ExportError):
+        export_onnx(Branches(), tmp_path / "x.onnx", "1x8")
+    assert capfd.readouterr() == ("", "")

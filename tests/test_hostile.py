@@ -236,6 +236,8 @@ def odd_zips() -> Cases:
     yield "zip, compressed", rezipped(lambda name, data: data, compression=zipfile.ZIP_DEFLATED)
     yield "zip without its pickle", rezipped(changing("data.pkl", lambda data: None))
     yield "zip with an empty pickle", rezipped(changing("data.pkl", lambda data: b""))
+    deep = b"\x80\x02}N" + 2000 * b"\x85" + b"K\x01s."  # {((((...None...,),),),): 1}
+    yield "zip with a key nested deeply", rezipped(changing("data.pkl", lambda data: deep))
     yield "zip with half a number", rezipped(changing("data.pkl", lambda data: b"\x80\x02J\x01"))
     yield "zip with half a pickle", rezipped(changing("data.pkl", lambda data: data[: len(data) // 2]))
     yield "zip without a tensor", rezipped(changing("/data/0", lambda data: None))
