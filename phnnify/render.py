@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from phnnify.export import OnnxFile
 from phnnify.pipeline import Watcher
 from phnnify.report import HEADINGS, Report, layer_cells, summary
 
+_NAME_WIDTH = 28  # columns of a layer's name
 _LONGEST = 2000  # characters of a message
 
 
@@ -31,14 +33,26 @@ def show_report(report: Report, console: Console | None = None) -> None:
 
 def _layers(report: Report) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
-    table.add_column(HEADINGS[0], overflow="fold", max_width=28)
+    table.add_column(HEADINGS[0], overflow="fold", max_width=_NAME_WIDTH)
     table.add_column(HEADINGS[1], no_wrap=True)
     for heading in HEADINGS[2:4]:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column(HEADINGS[4], overflow="fold")
     for layer in report.layers:
-        table.add_row(*map(Text, layer_cells(layer)), style="dim" if layer.status == "kept" else "default")
+        name, *cells = layer_cells(layer)
+        style = "dim" if layer.status == "kept" else "default"
+        table.add_row(Text(_broken(name)), *map(Text, cells), style=style)
     return table
+
+
+def _broken(name: str) -> str:
+    """A long dotted name in lines that end at dots."""
+    lines = [""]
+    for part in re.findall(r"[^.]*\.|[^.]+", name):
+        if lines[-1] and len(lines[-1] + part) > _NAME_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _whole(report: Report) -> Table:

@@ -84,3 +84,11 @@ def test_progress_moves_from_a_known_to_an_unknown_total(monkeypatch: pytest.Mon
         watch("a description that is far too long to fit into its column", 0, 0)
     assert "exporting" in screen.getvalue() or "a description that is far" in screen.getvalue()
     assert "into its column" not in screen.getvalue()
+
+
+def test_long_names_break_at_dots() -> None:
+    assert render._broken("bert.encoder.layer.11.attention.self.query") == (
+        "bert.encoder.layer.11.\nattention.self.query"
+    )
+    assert render._broken("conv1") == "conv1"
+    assert render._broken("") == ""
