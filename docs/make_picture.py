@@ -1,4 +1,4 @@
-"""Draw docs/convert.svg, the README's picture: the first command and what it prints.
+"""Draw docs/convert.svg, the README's picture: the main job on the digits, and what it prints.
 
 python docs/make_picture.py
 """
@@ -23,19 +23,20 @@ from phnnify.store import read_network, save
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent / "examples" / "digits" / "model.pt"
-COMMAND = "phnnify convert examples/digits/model.pt --n 4 --input 1x1x8x8 --onnx digits.onnx"
+COMMAND = "phnnify convert model.pt --n 4 --data calibration.npz --eval test.npz --onnx small.onnx"
 
 
 def main() -> None:
     """Convert the digits network and draw the terminal."""
-    console = Console(record=True, width=86, file=io.StringIO())
+    console = Console(record=True, width=90, file=io.StringIO())
     console.print(Text(f"$ {COMMAND}", "bold"), "", sep="\n")
     model = read_network(MODEL).model
-    result = convert(model, 4, inputs="1x1x8x8")
+    data, test = (str(MODEL.with_name(name)) for name in ("calibration.npz", "test.npz"))
+    result = convert(model, 4, data=data, eval_data=test)
     with tempfile.TemporaryDirectory() as folder:
-        small, onnx = Path(folder, "small.pt"), Path(folder, "digits.onnx")
+        small, onnx = Path(folder, "small.pt"), Path(folder, "small.onnx")
         save(result.model, small)
-        checked = replace(export_onnx(result.model, onnx, "1x1x8x8"), path=onnx.name)
+        checked = replace(export_onnx(result.model, onnx, result.inputs), path=onnx.name)
         sizes = Change(MODEL.stat().st_size, small.stat().st_size)
     report = result.report.with_files(sizes, checked)
     show_report(report, console)

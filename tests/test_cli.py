@@ -21,8 +21,6 @@ from phnnify import cli, pipeline, references, render
 from phnnify.plan import parse_plan
 from tests.networks import ARCH, Branches, Outcome, Small, command, same_tensors, sequence, small
 
-ROOT = Path(phnnify.__file__).parents[1]
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -725,3 +723,45 @@ def test_the_installed_command_converts_what_lies_in_the_current_folder() -> Non
 def test_the_commands_are_those_of_the_contract() -> None:
     names = {info.name or getattr(info.callback, "__name__", "") for info in cli.app.registered_commands}
     assert names == {"convert", "inspect", "export"}
+
+
+# data
+
+DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+
+
+def digits(*arguments: object) -> Outcome:
+    return command("convert", DIGITS / "model.pt", "--n", 4, "-o", "small.pt", *arguments)
+
+
+def test_data_is_fitted_to_and_measured_on() -> None:
+    test = DIGITS / "test.npz"
+    data = DIGITS / "calibration.npz"
+    report = json.loads(done(digits("--data", data, "--samples", 300, "--eval", test, "--json")).out)
+    assert report["accuracy"]["metric"] == "top-1"
+    assert report["accuracy"]["teacher"] > 0.98
+    assert report["accuracy"]["student"] > 0.8
+    assert report["accuracy"]["student_before"] is None
+    assert report["agreement"]["samples"] == 360
+    assert report["agreement"]["top1"] > 0.8
+    errors = [layer["output_error"] for layer in report["layers"] if layer["status"] == "converted"]
+    assert len(errors) == 3
+    assert all(0 < error < 1 for error in errors)
+    assert "Fitted to 300 inputs" in report["notes"][0]
+
+
+def test_data_stands_in_for_an_example_input() -> None:
+    done(digits("--data", DIGITS / "test.npz", "--onnx", "small.onnx", "--quiet"))
+    assert here() == {"small.pt", "small.onnx"}
+    assert onnxruntime.InferenceSession("small.onnx").get_inputs()[0].shape[1:] == [1, 8, 8]
+
+
+def test_data_that_cannot_be_used_is_refused_and_nothing_is_written() -> None:
+    failed(digits("--data", "none.npz"), 1, "there is no file none.npz")
+    failed(
+        digits("--data", DIGITS / "test.npz", "--mean", "0.5,x", "--std", "1,1"), 2, "not a list of numbers"
+    )
+    failed(digits("--data", DIGITS / "test.npz", "--mean", "0.5"), 2, "--mean has 1 numbers and --std has 0")
+    failed(digits("--data", DIGITS / "test.npz", "--mean", "0,0", "--std", "1,1"), 1, "x has shape")
+    failed(digits("--data", "module.pt"), 1, "has no x")
+    assert here() == set()

@@ -1,10 +1,11 @@
-"""Train the small network of the README on scikit-learn's digits, and write model.pt and test.npz beside.
+"""Train the small network of the README on scikit-learn's digits; write it and some data beside.
 
     python examples/digits/train.py
 
 Input (batch, 1, 8, 8) in [0, 1], output (batch, 10) logits. The network is made of torch.nn classes only, so
 that `phnnify convert examples/digits/model.pt` reads the pickled module without trusting any code in it.
-Seeded: the same machine writes the same files again.
+`calibration.npz` holds 512 of the images it was trained on, without labels; `test.npz` those it has never
+seen, with labels. Seeded: the same machine writes the same files again.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def main() -> None:
     model.zero_grad()
     with (HERE / "model.pt").open("wb") as file:  # an open file: a name would get into the bytes
         torch.save(model, file)
+    np.savez_compressed(HERE / "calibration.npz", x=x[:512].numpy())
     np.savez_compressed(HERE / "test.npz", x=x_test.numpy(), y=y_test.numpy())
 
 
