@@ -1,10 +1,12 @@
-r"""PHM mathematics on tensors: weights that are sums of Kronecker products.
+r"""PHM mathematics on tensors: weights that are sums of Kronecker products, and perhaps a low-rank term.
 
-    W = Σ_r A_r ⊗ S_r,    r = 1 … terms
+    W = Σ_r A_r ⊗ S_r + U V,    r = 1 … terms
 
 with the algebra `A` of shape (terms, n_out, n_in) and the filters `S` of shape
 (terms, out/n_out, in/n_in, *kernel). `W` has shape (out, in, *kernel); the kernel axes ride along with
-the second factor. With n_out = n_in = terms = n a weight keeps 1/n of its parameters.
+the second factor. With n_out = n_in = terms = n a weight keeps 1/n of its parameters. The low-rank term,
+`U` of shape (out, rank) and `V` of shape (rank, in, *kernel), is the other end of the same family (a
+Kronecker sum of order (out, 1)); where rank is 0 both are None, and where terms is 0 it stands alone.
 
 Everything rests on one rearrangement (Van Loan & Pitsianis 1993): let R(W) have one row per block (i, j)
 of W and one column per position within a block. Then R(Σ A_r ⊗ S_r) = Σ vec(A_r) vec(S_r)ᵀ, so that
@@ -22,31 +24,33 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _CHUNK = 1 << 21  # elements of a weight that are rearranged at a time: bounds the extra memory
 _NOISE = (1e-8, 1e-15)  # relative rounding of singular values found with one and with two passes
-_FEW_ROWS = 16  # up to here a matrix product is faster with the large factor on the left (measured, CPU)
+_MIXED_ROUNDS = 4  # between Kronecker products and the low-rank term
 
 
 @dataclass(frozen=True)
 class Order:
-    """How a weight is divided: into n_out × n_in blocks, written with `terms` Kronecker products.
+    """The form of a weight: n_out × n_in blocks, written with `terms` Kronecker products, and a `rank`.
 
     Raises:
-        ValueError: a number is below 1, or there are more terms than blocks (n_out·n_in terms are exact).
+        ValueError: a number is out of range, or there are more terms than blocks (n_out·n_in are exact).
     """
 
     n_out: int
     n_in: int
     terms: int
+    rank: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.n_out, self.n_in, self.terms) < 1:
-            raise ValueError(f"an order needs numbers of at least 1, got {self}")
+        if min(self.n_out, self.n_in) < 1 or min(self.terms, self.rank) < 0 or not self.terms + self.rank:
+            raise ValueError(f"an order needs numbers of at least 1, and terms or a rank, got {self}")
         if self.terms > self.n_out * self.n_in:
             raise ValueError(f"{self} has more terms than blocks; {self.n_out * self.n_in} terms are exact")
+        if not self.terms and self.n_out * self.n_in > 1:
+            raise ValueError(f"{self} has blocks but no terms; a low-rank weight has n_out = n_in = 1")
 
     @classmethod
     def closest(cls, out_size: int, in_size: int, n: int) -> Order:
@@ -58,47 +62,86 @@ class Order:
         n_out, n_in = _largest_divisor(out_size, n), _largest_divisor(in_size, n)
         return cls(n_out, n_in, max(1, round(n_out * n_in / n)))
 
-    def divides(self, shape: Sequence[int]) -> bool:
-        """Whether both sides of a weight of this shape (out, in, *kernel) divide into blocks."""
-        return shape[0] % self.n_out == 0 and shape[1] % self.n_in == 0
+    @classmethod
+    def low_rank(cls, rank: int) -> Order:
+        """A low-rank weight without Kronecker products."""
+        return cls(1, 1, 0, rank)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a weight of shape (out, in, *kernel) divides into such blocks and can have that rank."""
+        blocks = shape[0] % self.n_out == 0 and shape[1] % self.n_in == 0
+        return blocks and self.rank <= min(shape[0], math.prod(shape[1:]))
 
     def parameters(self, shape: Sequence[int]) -> int:
-        """How many numbers A and S hold for a weight of this shape (out, in, *kernel)."""
-        blocks = self.n_out * self.n_in
-        return self.terms * (blocks + math.prod(shape) // blocks)
+        """How many numbers the factors hold for a weight of this shape (out, in, *kernel)."""
+        blocks, columns = self.n_out * self.n_in, math.prod(shape[1:])
+        return self.terms * (blocks + shape[0] * columns // blocks) + self.rank * (shape[0] + columns)
+
+    def __str__(self) -> str:
+        kronecker = f"order ({self.n_out}, {self.n_in}) with {self.terms} terms" if self.terms else ""
+        return " and ".join(filter(None, [kronecker, f"rank {self.rank}" if self.rank else ""]))
 
 
 class Factors(NamedTuple):
-    """A: (terms, n_out, n_in). S: (terms, out/n_out, in/n_in, *kernel)."""
+    """A (terms, n_out, n_in), S (terms, out/n_out, in/n_in, *kernel), U (out, rank), V (rank, in, *kernel).
+
+    U and V are None where the rank is 0; without terms, A is (0, 1, 1) and S is (0, out, in, *kernel).
+    """
 
     A: Tensor
     S: Tensor
+    U: Tensor | None = None
+    V: Tensor | None = None
 
     @property
     def order(self) -> Order:
         """The order they have."""
         terms, n_out, n_in = self.A.shape
-        return Order(n_out, n_in, terms)
+        return Order(n_out, n_in, terms, 0 if self.U is None else self.U.shape[1])
+
+    @property
+    def entries(self) -> int:
+        """How many numbers they hold."""
+        return sum(factor.numel() for factor in self if factor is not None)
+
+    def to(self, dtype: torch.dtype) -> Factors:
+        """The same in another dtype."""
+        U, V = (None if factor is None else factor.to(dtype) for factor in self[2:])
+        return Factors(self.A.to(dtype), self.S.to(dtype), U, V)
+
+    def detach(self) -> Factors:
+        """The same without gradients."""
+        U, V = (None if factor is None else factor.detach() for factor in self[2:])
+        return Factors(self.A.detach(), self.S.detach(), U, V)
 
 
 def _largest_divisor(size: int, limit: int) -> int:
     return next((d for d in range(min(size, limit), 0, -1) if size % d == 0), 1)
 
 
-def compose(A: Tensor, S: Tensor) -> Tensor:
-    """The weight Σ_r A_r ⊗ S_r.
+def compose(A: Tensor, S: Tensor, U: Tensor | None = None, V: Tensor | None = None) -> Tensor:
+    """The weight Σ_r A_r ⊗ S_r + U V.
 
     Args:
         A: (terms, n_out, n_in).
         S: (terms, out/n_out, in/n_in, *kernel).
+        U: (out, rank), or None.
+        V: (rank, in, *kernel), or None.
 
     Returns:
         (out, in, *kernel), in the dtype of S. Half precision is computed in float32.
     """
+    if S.dtype in (torch.float16, torch.bfloat16):
+        return compose(*Factors(A, S, U, V).to(torch.float32)).to(S.dtype)
+    if U is None or V is None:
+        return _kronecker_sum(A, S)
+    product = (U @ V.flatten(1)).view(U.shape[0], *V.shape[1:])
+    return product + _kronecker_sum(A, S) if len(A) else product
+
+
+def _kronecker_sum(A: Tensor, S: Tensor) -> Tensor:
     _, n_out, n_in = A.shape
     rows, columns, *kernel = S.shape[1:]
-    if S.dtype in (torch.float16, torch.bfloat16):
-        return compose(A.float(), S.float()).to(S.dtype)
     blocks: Tensor = A.flatten(1).t() @ S.flatten(1)
     blocks = blocks.reshape(n_out, n_in, rows, columns, *kernel).transpose(1, 2)
     return blocks.reshape(n_out * rows, n_in * columns, *kernel)
@@ -121,14 +164,17 @@ def rearrange(weight: Tensor, n_out: int, n_in: int) -> Tensor:
 
 
 def factorize(weight: Tensor, order: Order) -> Factors:
-    """The nearest sum of `order.terms` Kronecker products, in closed form: inverse of `compose`.
+    """The nearest weight of an order, in closed form: inverse of `compose`.
 
-    Minimises ‖W − Σ A_r ⊗ S_r‖. The left singular vectors of R(W) are the eigenvectors of its Gram matrix
-    R Rᵀ, which has only (n_out·n_in)² entries; one more pass over the weight gives the filters. Time is
-    linear in the size of the weight and extra memory is the result plus a bounded buffer. Arithmetic is in
-    float64. The terms come in order of falling weight, balanced (A_r and S_r have the same mean square)
-    and with the entry of largest magnitude in each A_r positive. Where nothing is left for a term, its
-    S_r vanishes and its A_r does not, so that training can still move it.
+    Without a low-rank term it minimises ‖W − Σ A_r ⊗ S_r‖. The left singular vectors of R(W) are the
+    eigenvectors of its Gram matrix R Rᵀ, which has only (n_out·n_in)² entries; one more pass over the weight
+    gives the filters. Time is linear in the size of the weight and extra memory is the result plus a bounded
+    buffer. Without terms it is the truncated singular value decomposition of W, an eigenproblem of its
+    smaller side. With both, the two alternate on what the other leaves, a few rounds from the low-rank end.
+
+    Arithmetic is in float64. The terms come in order of falling weight, balanced (A_r and S_r have the same
+    mean square, U and V too) and with the entry of largest magnitude in each A_r positive. Where nothing is
+    left for a term, its S_r vanishes and its A_r does not, so that training can still move it.
 
     Van Loan & Pitsianis 1993, "Approximation with Kronecker products".
 
@@ -140,14 +186,50 @@ def factorize(weight: Tensor, order: Order) -> Factors:
         The factors, in the dtype and on the device of the weight.
 
     Raises:
-        ValueError: the order does not divide the weight, or the weight holds NaN or infinity.
+        ValueError: the order does not fit the weight, or the weight holds NaN or infinity.
     """
-    if weight.dim() < 2 or not order.divides(weight.shape):
-        raise ValueError(f"{order} does not divide a weight of shape {tuple(weight.shape)}")
+    if weight.dim() < 2 or not order.fits(weight.shape):
+        raise ValueError(f"{order} does not fit a weight of shape {tuple(weight.shape)}")
     weight = weight.detach()
     scale = _largest_magnitude(weight)
     if not math.isfinite(scale):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} holds values that are not finite")
+    if not order.rank:
+        return _nearest_sum(weight, order, scale)
+    U, V = truncated(weight, order.rank)
+    A, S = _nothing(weight, order)[:2]
+    if order.terms:
+        whole = weight.double()
+        for _ in range(_MIXED_ROUNDS):
+            rest = whole - compose(A[:0], S[:0], U.double(), V.double())
+            A, S = _nearest_sum(rest, order, _largest_magnitude(rest))[:2]
+            U, V = truncated(whole - compose(A, S), order.rank)
+    return Factors(A, S, U, V).to(weight.dtype)
+
+
+def truncated(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The nearest product U V to a weight: its truncated singular value decomposition.
+
+    Args:
+        weight: (out, in, *kernel).
+        rank: At most the smaller side.
+
+    Returns:
+        U (out, rank) and V (rank, in, *kernel), balanced, in the weight's dtype.
+    """
+    W = weight.flatten(1).double()
+    if len(W) <= W.shape[1]:
+        U = torch.linalg.eigh(W @ W.t())[1][:, -rank:].flip(1)
+        V = U.t() @ W
+    else:
+        V = torch.linalg.eigh(W.t() @ W)[1][:, -rank:].flip(1).t()
+        U = W @ V.t()
+    U, V = _level(U.t(), V)
+    return U.t().to(weight.dtype).contiguous(), V.view(rank, *weight.shape[1:]).to(weight.dtype)
+
+
+def _nearest_sum(weight: Tensor, order: Order, scale: float) -> Factors:
+    """The nearest Kronecker sum; `scale` is the largest magnitude in the weight."""
     if scale == 0:
         return _nothing(weight, order)
     vectors, values = _left_singular(weight, order, scale)
@@ -164,14 +246,24 @@ def factorize(weight: Tensor, order: Order) -> Factors:
 
 
 def balanced(factors: Factors) -> Factors:
-    """The same weight with A_r and S_r of equal mean square in every term.
+    """The same weight with A_r and S_r of equal mean square in every term, and U and V likewise.
 
-    A term whose A_r or S_r vanishes is left as it is.
+    A term of which one factor vanishes is left as it is.
     """
-    A, S = factors
-    a, s = A.square().mean((1, 2)), S.flatten(1).square().mean(1)
-    gain = torch.where((a > 0) & (s > 0), (s / a.clamp_min(torch.finfo(a.dtype).tiny)) ** 0.25, 1.0)
-    return Factors(A * gain.view(-1, 1, 1), S / gain.view(-1, *[1] * (S.dim() - 1)))
+    A, S, U, V = factors
+    A, S = _level(A, S)
+    if U is None or V is None:
+        return Factors(A, S)
+    U, V = _level(U.t(), V)
+    return Factors(A, S, U.t().contiguous(), V)
+
+
+def _level(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs along the first axis scaled to equal mean squares, their products kept."""
+    a, b = left.flatten(1).square().mean(1), right.flatten(1).square().mean(1)
+    gain = torch.where((a > 0) & (b > 0), (b / a.clamp_min(torch.finfo(a.dtype).tiny)) ** 0.25, 1.0)
+    spread = [gain.view(-1, *[1] * (factor.dim() - 1)) for factor in (left, right)]
+    return left * spread[0], right / spread[1]
 
 
 def _largest_magnitude(weight: Tensor) -> float:
@@ -250,11 +342,13 @@ def relative_error(weight: Tensor, approximation: Tensor) -> float:
 
 
 def factorization_error(weight: Tensor, factors: Factors) -> float:
-    """‖W − Σ A_r ⊗ S_r‖ / ‖W‖ as `relative_error`, without holding the composed weight."""
+    """‖W − Ŵ‖ / ‖W‖ as `relative_error`, without holding the composed weight Ŵ."""
+    A, S, U, V = factors.detach()
     n_out = factors.A.shape[1]
     lost = total = 0.0
     for part, piece in _chunks(weight.detach(), n_out):
-        approximation = compose(factors.A.detach(), factors.S.detach()[:, part])
+        rows = None if U is None else U.view(n_out, -1, U.shape[1])[:, part].flatten(0, 1)
+        approximation = compose(A, S[:, part], rows, V)
         lost += float((piece.double() - approximation.double()).square().sum())
         total += float(piece.double().square().sum())
     return _ratio(lost, total)
@@ -262,61 +356,3 @@ def factorization_error(weight: Tensor, factors: Factors) -> float:
 
 def _ratio(lost: float, total: float) -> float:
     return math.sqrt(lost / total) if total else (math.inf if lost else 0.0)
-
-
-def multiply(x: Tensor, A: Tensor, S: Tensor) -> Tensor:
-    """X Wᵀ with W = Σ A_r ⊗ S_r, without composing W.
-
-    The blocks of x are mixed by A first, z[i, r] = Σ_j A_r[i, j]·x[j], and then one matrix product with S,
-    laid out as (out/n_out, terms·in/n_in), gives y[i] = Σ_r S_r z[i, r]. As many multiplications as a dense
-    product for terms = n, while only 1/n of the numbers are read from memory.
-
-    Args:
-        x: (..., in).
-        A: (terms, n_out, n_in).
-        S: (terms, out/n_out, in/n_in); fastest where `S.transpose(0, 1)` is contiguous.
-
-    Returns:
-        (..., out).
-    """
-    terms, n_out, n_in = A.shape
-    mixed = _mix(x.reshape(-1, n_in, S.shape[2]), A)
-    y = _product(mixed.reshape(-1, terms * S.shape[2]), S.transpose(0, 1).flatten(1))
-    return y.reshape(*x.shape[:-1], n_out * S.shape[1])
-
-
-def multiply_channels(x: Tensor, A: Tensor, S: Tensor) -> Tensor:
-    """`multiply` along axis 1: a convolution with a kernel of size 1.
-
-    Args:
-        x: (batch, in, *positions). The memory format (channels last or not) is kept.
-        A: (terms, n_out, n_in).
-        S: (terms, out/n_out, in/n_in).
-
-    Returns:
-        (batch, out, *positions).
-    """
-    if x.stride(1) == 1 and x.shape[1] > 1:
-        return multiply(x.movedim(1, -1), A, S).movedim(-1, 1)
-    terms, n_out, n_in = A.shape
-    batch, _, *positions = x.shape
-    size = math.prod(positions)
-    mixed = _mix(x.reshape(batch, n_in, S.shape[2] * size), A)
-    filters = S.transpose(0, 1).flatten(1)
-    y = torch.matmul(filters, mixed.reshape(batch * n_out, terms * S.shape[2], size))
-    return y.reshape(batch, n_out * S.shape[1], *positions)
-
-
-def _mix(x: Tensor, A: Tensor) -> Tensor:
-    """Z[b, (i, r)] = Σ_j A_r[i, j]·x[b, j]: (batch, n_in, size) → (batch, n_out·terms, size)."""
-    terms, n_out, n_in = A.shape
-    mix = A.transpose(0, 1).reshape(n_out * terms, n_in)
-    # bmm, not matmul: the latter transposes and copies x whenever A needs a gradient.
-    return torch.bmm(mix.expand(x.shape[0], -1, -1), x)
-
-
-def _product(z: Tensor, filters: Tensor) -> Tensor:
-    """Z·filtersᵀ, in the order that is faster for few rows."""
-    if torch.compiler.is_compiling() or z.shape[0] > _FEW_ROWS:
-        return F.linear(z, filters)
-    return (filters @ z.t()).t()

@@ -79,8 +79,9 @@ class Plan:
         """TOML with one table per weight; inverse of `parse_plan`."""
         document = tomlkit.document()
         document.add(
-            tomlkit.comment("What happens to each weight. An order [n_out, n_in] and terms convert;")
+            tomlkit.comment("What happens to each weight. An order [n_out, n_in] with terms converts,")
         )
+        document.add(tomlkit.comment("and a rank adds a low-rank term (alone: order [1, 1], terms 0);"))
         document.add(tomlkit.comment("a reason keeps. Edit it and give it back with --plan."))
         document.update(_document(self))
         return tomlkit.dumps(document)
@@ -136,7 +137,7 @@ def check_plan(plan: Plan, trace: Trace) -> Plan:
 
     Raises:
         PlanError: it names an unknown weight, one with another shape, one that cannot be converted, or an
-            order that does not divide it.
+            order that does not fit it.
     """
     sites = {site.name: site for site in trace.sites}
     decided = {decision.name: decision for decision in plan.decisions}
@@ -159,8 +160,8 @@ def _check_decision(decision: Decision, site: Site) -> None:
         return
     if site.obstacle or site.matrix is None:
         raise PlanError(f"the plan converts {site.name}, which must stay: {site.obstacle}")
-    if not decision.order.divides(site.matrix):
-        raise PlanError(f"the plan's {decision.order} does not divide {site.name} of shape {site.matrix}")
+    if not decision.order.fits(site.matrix):
+        raise PlanError(f"the plan's {decision.order} does not fit {site.name} of shape {site.matrix}")
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:
@@ -176,7 +177,9 @@ def _entry(decision: Decision) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": decision.name, "kind": decision.kind, "shape": list(decision.shape)}
     if decision.order is None:
         return {**entry, "reason": decision.reason or "kept"}
-    return {**entry, "order": [decision.order.n_out, decision.order.n_in], "terms": decision.order.terms}
+    order = decision.order
+    entry |= {"order": [order.n_out, order.n_in], "terms": order.terms}
+    return entry | {"rank": order.rank} if order.rank else entry
 
 
 def parse_plan(text: str) -> Plan:
@@ -210,15 +213,15 @@ def _read_entry(entry: Any, index: int) -> Decision:
         if "order" not in entry:
             return Decision(name, kind, shape, reason=str(entry.get("reason", "kept")))
         n_out, n_in = _whole_numbers(entry["order"])
-        (terms,) = _whole_numbers([entry["terms"]])
-        return Decision(name, kind, shape, order=Order(n_out, n_in, terms))
+        terms, rank = _whole_numbers([entry["terms"], entry.get("rank", 0)], least=0)
+        return Decision(name, kind, shape, order=Order(n_out, n_in, terms, rank))
     except KeyError as error:
         raise PlanError(f"layer {index + 1} of the plan has no {error}") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"layer {index + 1} of the plan cannot be read: {error}") from None
 
 
-def _whole_numbers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(type(value) is int and value > 0 for value in values):
-        raise TypeError(f"{values!r} should be a list of whole numbers above 0")
+def _whole_numbers(values: Any, least: int = 1) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(value) is int and value >= least for value in values):
+        raise TypeError(f"{values!r} should be a list of whole numbers of at least {least}")
     return tuple(values)

@@ -178,7 +178,7 @@ def make_report(
                 reason=decision.reason,
                 order=(order.n_out, order.n_in) if order else None,
                 terms=order.terms if order else None,
-                rank=0 if order else None,
+                rank=order.rank if order else None,
                 params_before=site.parameters,
                 params_after=order.parameters(site.matrix or ()) if order else site.parameters,
                 params_share=site.share,
@@ -229,14 +229,22 @@ def layer_cells(layer: LayerReport) -> tuple[str, ...]:
     shape = "×".join(map(str, layer.shape))
     if layer.status == "kept":
         return layer.name, shape, f"{layer.params_before:,}", "kept", layer.reason or ""
-    last = f"order {layer.order[0]}×{layer.order[1]}, {layer.terms} terms" if layer.order else ""
-    if layer.flops_share is not None:
-        last += f"; {layer.flops_share:.1%} of FLOPs"
+    last = form_of(layer)
     if layer.output_error is not None:
-        last = f"{layer.output_error:.1%} error of its output"
+        last = f"{layer.output_error:.1%} of its output; {last}"
     elif layer.weight_error is not None:
-        last = f"{layer.weight_error:.1%} error of the weight"
+        last = f"{layer.weight_error:.1%} of the weight; {last}"
+    elif layer.flops_share is not None:
+        last += f"; {layer.flops_share:.1%} of FLOPs"
     return layer.name, shape, f"{layer.params_before:,}", f"{layer.params_after:,}", last
+
+
+def form_of(layer: LayerReport) -> str:
+    """What a converted weight is made of, such as `order 8×4, 6 terms, rank 2`."""
+    kronecker = f"order {layer.order[0]}×{layer.order[1]}, {layer.terms} terms" if layer.order else ""
+    return ", ".join(
+        filter(None, [kronecker if layer.terms else "", f"rank {layer.rank}" if layer.rank else ""])
+    )
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -66,7 +66,7 @@ def fit_in_sequence_(
     teacher, running = evaluation_copy(teacher), evaluation_copy(student)
     norms = [name for name, module in running.named_modules() if type(module) in _NORMS]
     absorbed = _followed_by_norm(running, [*fits, *norms], examples[0])
-    done, total = 0, sum(fit.factors.A.numel() + fit.factors.S.numel() for fit in fits.values())
+    done, total = 0, sum(fit.factors.entries for fit in fits.values())
     results: dict[str, Fit] = {}
     notes: list[str] = []
     with Runs(teacher, fits, examples) as originals, Runs(running, [*fits, *norms], examples) as students:
@@ -85,7 +85,7 @@ def fit_in_sequence_(
             results[name] = _fit_layer_(layer, dense, fits[name], pairs, absorbed=name in absorbed)
             if reason := refusal(dense):
                 notes.append(f"{name} was fitted to its weight alone: it is {reason}.")
-            done += fits[name].factors.A.numel() + fits[name].factors.S.numel()
+            done += fits[name].factors.entries
     if progress:
         progress(total, total, "")
     return SequentialFit({name: results.get(name, fit) for name, fit in fits.items()}, tuple(notes))
@@ -101,10 +101,9 @@ def _followed_by_norm(model: nn.Module, names: Sequence[str], example: Example) 
     found = set()
     for name, following in itertools.pairwise(order):
         layer, norm = modules[name], modules[following]
-        if isinstance(layer, PHMLayer) and isinstance(norm, _NORMS):
-            out = layer.S.shape[1] * layer.A.shape[1]
-            if norm.num_features == out:
-                found.add(name)
+        both = isinstance(layer, PHMLayer) and isinstance(norm, _NORMS)
+        if both and norm.num_features == layer.matrix[0]:
+            found.add(name)
     return found
 
 
@@ -125,9 +124,8 @@ def _fit_layer_(
     statistics = gather(dense, pairs, centered=absorbed or layer.bias is not None)
     weight = dense.get_parameter("weight").detach()
     fit = fit_to_data(weight, start.factors, statistics)
+    layer.set_factors(fit.factors)
     with torch.no_grad():
-        layer.A.copy_(fit.factors.A)
-        layer.S.copy_(fit.factors.S)
         if layer.bias is not None:
             layer.bias.copy_(_corrected_bias(dense.get_parameter("bias"), fit, statistics))
     return fit
@@ -135,7 +133,7 @@ def _fit_layer_(
 
 def _corrected_bias(bias: Tensor, fit: Fit, statistics: Statistics) -> Tensor:
     """The bias with which the mean output stays the original's: b + E[W x] − Ŵ·E[x̂]."""
-    approximation = compose(fit.factors.A.double(), fit.factors.S.double()).flatten(1)
+    approximation = compose(*fit.factors.to(torch.float64)).flatten(1)
     return (bias.double() + statistics.mean_y - approximation @ statistics.mean_hat).to(bias.dtype)
 
 

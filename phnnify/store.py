@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from phnnify.algebra import Factors
+from phnnify.algebra import Factors, Order
 from phnnify.archive import Content, read_content
 from phnnify.errors import FileError, ModelError, PlanError, UsageError
 from phnnify.files import replacing
@@ -207,10 +207,11 @@ def _rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:
     for name, order in plan.conversions.items():
         prefix = "" if name == "weight" and "A" in tensors else f"{name}."
         try:
-            factors[name] = Factors(tensors[f"{prefix}A"], tensors[f"{prefix}S"])
+            present = "ASUV" if order.rank else "AS"
+            factors[name] = Factors(*(tensors[f"{prefix}{factor}"] for factor in present))
         except KeyError as error:
             raise FileError(f"{source} is damaged: its plan converts {name}, but it has no {error}") from None
-        if tuple(factors[name].A.shape) != (order.terms, order.n_out, order.n_in):
+        if not _have_order(factors[name], order):
             raise FileError(f"{source} is damaged: the factors of {name} are not those of its plan")
     try:
         converted = rewrite(model, factors)
@@ -221,3 +222,9 @@ def _rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:
         ) from None
     load_weights(converted, tensors, source)
     return converted
+
+
+def _have_order(factors: Factors, order: Order) -> bool:
+    ranks = [] if factors.U is None or factors.V is None else [factors.U.shape[1:], factors.V.shape[:1]]
+    algebra = (order.terms, order.n_out, order.n_in)
+    return tuple(factors.A.shape) == algebra and all(tuple(rank) == (order.rank,) for rank in ranks)

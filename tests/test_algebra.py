@@ -18,8 +18,6 @@ from phnnify.algebra import (
     compose,
     factorization_error,
     factorize,
-    multiply,
-    multiply_channels,
     relative_error,
 )
 
@@ -28,7 +26,7 @@ ROUNDING = {torch.float64: 1e-13, torch.float32: 2e-5, torch.float16: 4e-3, torc
 KERNELS: list[tuple[int, ...]] = [(), (1,), (3,), (2, 3), (3, 3), (1, 2, 2)]
 
 
-def kron_sum(A: Tensor, S: Tensor) -> Tensor:
+def kron_sum(A: Tensor, S: Tensor, *rest: Tensor | None) -> Tensor:
     """Σ A_r ⊗ S_r with torch.kron, in float64, for every position of the kernel on its own."""
     A, S = A.double(), S.double()
     positions = S.flatten(3) if S.dim() > 3 else S.unsqueeze(3)
@@ -139,7 +137,7 @@ def test_factors_are_balanced_sorted_and_signed(pair: Factors) -> None:
         4 * pair.order.n_out, 4 * pair.order.n_in, generator=torch.Generator().manual_seed(3)
     )
     order = Order(pair.order.n_out, pair.order.n_in, min(pair.order.terms, 16))
-    A, S = factorize(weight, order)
+    A, S, *_ = factorize(weight, order)
     squares_a, squares_s = A.square().mean((1, 2)), S.square().mean((1, 2))
     torch.testing.assert_close(squares_a, squares_s, rtol=1e-4, atol=0)
     assert (squares_a.diff() <= 1e-6).all()
@@ -166,7 +164,7 @@ def test_factorize_leaves_its_weight_alone(shape: tuple[int, ...], dtype: torch.
 
 
 def test_a_zero_weight_gives_zero_filters_and_an_algebra_that_can_still_learn() -> None:
-    A, S = factorize(torch.zeros(8, 12, 3), Order(4, 4, 4))
+    A, S, *_ = factorize(torch.zeros(8, 12, 3), Order(4, 4, 4))
     assert torch.equal(S, torch.zeros(4, 2, 3, 3))
     assert A.flatten(1).norm(dim=1).tolist() == [1, 1, 1, 1]
 
@@ -175,7 +173,7 @@ def test_a_zero_weight_gives_zero_filters_and_an_algebra_that_can_still_learn() 
 def test_terms_with_nothing_left_to_describe_are_finite(dtype: torch.dtype) -> None:
     weight = torch.kron(torch.eye(4, dtype=dtype), torch.ones(3, 3, dtype=dtype))
     found = factorize(weight, Order(4, 4, 16))
-    assert all(factor.isfinite().all() for factor in found)
+    assert all(factor.isfinite().all() for factor in (found.A, found.S))
     assert (found.A.flatten(1).norm(dim=1) > 0).all()
     assert relative_error(weight, compose(*found)) < 1e-6
 
@@ -192,7 +190,7 @@ def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
     ("shape", "order"), [((6, 8), Order(4, 4, 4)), ((8, 6), Order(4, 4, 4)), ((8,), Order(2, 1, 1))]
 )
 def test_an_order_that_does_not_divide_is_refused(shape: tuple[int, ...], order: Order) -> None:
-    with pytest.raises(ValueError, match="does not divide a weight of shape"):
+    with pytest.raises(ValueError, match="does not fit a weight of shape"):
         factorize(torch.ones(shape), order)
 
 
@@ -270,7 +268,7 @@ def test_the_closest_order_always_divides_and_uses_the_largest_divisors(
     out: int, columns: int, n: int
 ) -> None:
     order = Order.closest(out, columns, n)
-    assert order.divides((out, columns))
+    assert order.fits((out, columns))
     assert order.n_out == max(d for d in range(1, n + 1) if out % d == 0)
     assert order.n_in == max(d for d in range(1, n + 1) if columns % d == 0)
 
@@ -283,44 +281,75 @@ def test_an_order_counts_the_numbers_of_its_factors(pair: Factors) -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
-    [((0, 1, 1), "at least 1"), ((2, 2, 0), "at least 1"), ((2, 2, 5), "4 terms are exact")],
+    [
+        ((0, 1, 1), "at least 1"),
+        ((2, 2, 0), "terms or a rank"),
+        ((2, 2, -1), "at least 1"),
+        ((2, 2, 1, -1), "at least 1"),
+        ((2, 2, 5), "4 terms are exact"),
+        ((2, 1, 0, 3), "blocks but no terms"),
+    ],
 )
-def test_an_order_that_makes_no_sense_is_refused(numbers: tuple[int, int, int], message: str) -> None:
+def test_an_order_that_makes_no_sense_is_refused(numbers: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Order(*numbers)
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (3,), (0,), (2, 5), (2, 0, 3), (40,)])
-def test_multiply_is_the_dense_product(lead: tuple[int, ...]) -> None:
-    A, S = random_factors(0, Order(4, 3, 5), 5, 7, (), torch.float64)
-    x = torch.randn(*lead, 21, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(multiply(x, A, S), x @ kron_sum(A, S).t())
+@pytest.mark.parametrize(
+    "order",
+    [Order.low_rank(1), Order.low_rank(3), Order(2, 3, 2, 2), Order(4, 1, 1, 1), Order(1, 1, 1, 2)],
+    ids=str,
+)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_weight_with_a_low_rank_term_is_found_again(order: Order, kernel: tuple[int, ...]) -> None:
+    shape = (8, 6, *kernel)
+    generator = torch.Generator().manual_seed(0)
+    sizes = [
+        (order.terms, order.n_out, order.n_in),
+        (order.terms, 8 // order.n_out, 6 // order.n_in, *kernel),
+    ]
+    sizes += [(8, order.rank), (order.rank, 6, *kernel)]
+    A, S, U, V = (torch.randn(size, dtype=torch.float64, generator=generator) for size in sizes)
+    low_rank = np.einsum("or,r...->o...", U.numpy(), V.numpy())
+    weight = compose(A, S, U, V)
+    wanted = torch.from_numpy(low_rank) + (kron_sum(A, S) if order.terms else 0)
+    torch.testing.assert_close(weight, wanted)
+    assert weight.shape == shape
+    found = factorize(weight, order)
+    assert found.order == order
+    assert found.entries == order.parameters(shape)
+    alone = [relative_error(weight, compose(*factorize(weight, Order.low_rank(order.rank))))]
+    if order.terms:
+        alone.append(
+            factorization_error(weight, factorize(weight, Order(order.n_out, order.n_in, order.terms)))
+        )
+        assert factorization_error(weight, found) <= min(alone) + 1e-9
+    else:
+        assert factorization_error(weight, found) < 1e-6
 
 
-@pytest.mark.parametrize("positions", [(9,), (4, 5), (2, 3, 4), (1, 1)])
-@pytest.mark.parametrize("batch", [0, 1, 3])
-def test_multiply_channels_is_the_dense_product_at_every_position(
-    positions: tuple[int, ...], batch: int
-) -> None:
-    A, S = random_factors(0, Order(4, 3, 5), 5, 7, (), torch.float64)
-    x = torch.randn(batch, 21, *positions, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    wanted = torch.einsum("oi,bi...->bo...", kron_sum(A, S), x)
-    torch.testing.assert_close(multiply_channels(x, A, S), wanted)
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (4, 3, 3, 3)])
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_a_low_rank_weight_is_the_truncated_svd(shape: tuple[int, ...], rank: int) -> None:
+    weight = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    u, s, v = np.linalg.svd(weight.flatten(1).numpy(), full_matrices=False)
+    wanted = (u[:, :rank] * s[:rank]) @ v[:rank]
+    found = compose(*factorize(weight, Order.low_rank(rank)))
+    np.testing.assert_allclose(found.flatten(1).numpy(), wanted, atol=1e-9)
 
 
-def test_multiply_channels_keeps_channels_last() -> None:
-    A, S = random_factors(0, Order(4, 4, 4), 4, 4, (), torch.float32)
-    x = torch.randn(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
-    y = multiply_channels(x, A, S)
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(y, multiply_channels(x.contiguous(), A, S))
+@pytest.mark.parametrize("order", [Order(2, 2, 2, 2), Order.low_rank(2)], ids=str)
+def test_factors_of_a_low_rank_term_are_balanced(order: Order) -> None:
+    weight = torch.randn(8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    _, _, U, V = factorize(weight, order)
+    assert U is not None
+    assert V is not None
+    torch.testing.assert_close(U.square().mean(0), V.square().mean(1))
+    zero = factorize(torch.zeros(8, 6), order)
+    assert not compose(*zero).any()
+    assert all(bool(f.isfinite().all()) for f in zero if f is not None)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 5, 64])
-def test_gradients_of_the_factored_product_are_those_of_the_dense_one(rows: int) -> None:
-    A, S = (f.requires_grad_() for f in random_factors(0, Order(4, 4, 4), 3, 2, (), torch.float64))
-    x = torch.randn(rows, 8, dtype=torch.float64, requires_grad=True)
-    outputs = multiply(x, A, S), x @ compose(A, S).t()
-    grads = [torch.autograd.grad(y.square().sum(), (x, A, S), retain_graph=True) for y in outputs]
-    for factored, dense in zip(*grads, strict=True):
-        torch.testing.assert_close(factored, dense)
+def test_more_rank_than_the_smaller_side_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank 5 does not fit a weight of shape"):
+        factorize(torch.randn(4, 9), Order.low_rank(5))

@@ -17,6 +17,7 @@ PACKAGE = Path(phnnify.__file__).parent
 ORDER = [
     "errors",
     "algebra",
+    "products",
     "layers.base",
     "layers.linear",
     "layers.conv",
@@ -26,6 +27,7 @@ ORDER = [
     "rules",
     "trace",
     "plan",
+    "alternate",
     "calibrate",
     "fit",
     "rewrite",

@@ -177,7 +177,7 @@ def test_weights_that_a_plan_does_not_name_stay(traced: Trace) -> None:
     [
         ({"name": "tail"}, "names tail, which the network does not have"),
         ({"shape": (12, 65)}, r"has head as \(12, 65\); the network's is \(12, 64\)"),
-        ({"order": Order(5, 4, 4)}, "does not divide head"),
+        ({"order": Order(5, 4, 4)}, "does not fit head"),
     ],
 )
 def test_a_plan_for_another_network_is_refused(traced: Trace, changes: dict[str, object], words: str) -> None:

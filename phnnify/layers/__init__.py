@@ -10,7 +10,7 @@ For a convolution `in` is in_channels/groups. A transposed convolution stores it
 
 Two ways to run, by kind:
 
-- Linear, and convolutions with a kernel of size 1 and one group, never compose W: `algebra.multiply`.
+- Linear, and convolutions with a kernel of size 1 and one group, never compose W: `products.multiply`.
 - Every other convolution composes W, which is cheap beside the convolution itself, and hands it to the
   forward of its dense twin, so that every constructor field means exactly what it means in torch. In eval
   mode the composed weight is kept until a factor changes, the module moves, or train mode returns. (Writes

@@ -9,8 +9,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from phnnify import algebra
+from phnnify import algebra, products
 from phnnify.algebra import Factors, Order
+
+_TOO_MANY = 4  # times the multiplications of a dense product, up to which reading fewer numbers pays
 
 _Self = TypeVar("_Self", bound="PHMLayer")
 
@@ -29,6 +31,7 @@ class PHMLayer(nn.Module):
     Attributes:
         A: Parameter (terms, n_out, n_in), the algebra.
         S: Parameter (terms, out/n_out, in/n_in, *kernel), the filters.
+        U, V: Parameters (out, rank) and (rank, in, *kernel), the low-rank term; None where it has none.
         bias: Parameter (out,), or None.
     """
 
@@ -38,6 +41,8 @@ class PHMLayer(nn.Module):
 
     A: nn.Parameter
     S: nn.Parameter
+    U: nn.Parameter | None
+    V: nn.Parameter | None
     bias: nn.Parameter | None
     _cached: _Cached | None
 
@@ -62,7 +67,7 @@ class PHMLayer(nn.Module):
 
         Raises:
             TypeError: `dense` is not of the twin's type.
-            ValueError: the order does not divide the weight, the weight is not finite, or the factors have
+            ValueError: the order does not fit the weight, the weight is not finite, or the factors have
                 other shapes.
         """
         if type(dense) is not cls.twin:
@@ -72,9 +77,9 @@ class PHMLayer(nn.Module):
         weight = cls.orient(_parameter(dense, "weight").detach())
         order = _order(weight, n)
         layer._adopt(dense, order, device=weight.device)
-        layer._set_factors(factors or algebra.factorize(weight, order))
+        layer.set_factors(factors or algebra.factorize(weight, order))
         layer.bias = _copied(getattr(dense, "bias", None))
-        for factor in (layer.A, layer.S):
+        for factor in layer._present():
             factor.requires_grad_(_parameter(dense, "weight").requires_grad)
         return layer.train(dense.training)
 
@@ -92,14 +97,19 @@ class PHMLayer(nn.Module):
         return dense.train(self.training)
 
     @property
+    def factors(self) -> Factors:
+        """What the weight is made of."""
+        return Factors(self.A, self.S, self.U, self.V)
+
+    @property
     def order(self) -> Order:
-        """Blocks and terms of the weight."""
-        return Factors(self.A, self.S).order
+        """Blocks, terms and rank of the weight."""
+        return self.factors.order
 
     @property
     def dense_shape(self) -> tuple[int, ...]:
         """The shape of the dense twin's weight."""
-        return tuple(self.orient(algebra.compose(self.A.to("meta"), self.S.to("meta"))).shape)
+        return tuple(self.orient(torch.empty(self.matrix, device="meta")).shape)
 
     @property
     def weight(self) -> Tensor:
@@ -109,13 +119,13 @@ class PHMLayer(nn.Module):
         """
         if self.training or not self._cacheable():
             return self._compose()
-        factors = self.A, self.S
+        factors = self._present()
         versions = tuple((id(factor), factor._version, factor.data_ptr()) for factor in factors)
         if self._cached is None or self._cached.versions != versions:
             self._cached = _Cached(factors, versions, self._compose_once())
         weight = self._cached.weight
         if torch.is_grad_enabled():
-            weight = _Reuse.apply(*factors, weight)  # type: ignore[no-untyped-call]
+            weight = _Reuse.apply(*self.factors, weight)  # type: ignore[no-untyped-call]
         return self.orient(weight)
 
     def reset_parameters(self) -> None:
@@ -126,9 +136,9 @@ class PHMLayer(nn.Module):
         """
         fan_in = self._fan_in()
         with torch.no_grad():
-            for factor in (self.A, self.S):
+            for factor in self._present():
                 nn.init.normal_(factor)
-            _rescale_(self.A, self.S, 1 / (3 * fan_in))
+            _rescale_(self.factors, 1 / (3 * fan_in))
             if self.bias is not None:
                 nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
@@ -139,9 +149,11 @@ class PHMLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The dense twin's line, and the order."""
-        n_out, n_in, terms = self.order.n_out, self.order.n_in, self.order.terms
+        order = self.order
+        form = f"order=({order.n_out}, {order.n_in}), terms={order.terms}"
+        form += f", rank={order.rank}" if order.rank else ""
         described = ", ".join(f"{name}={getattr(self, name)}" for name in self.arguments)
-        return f"{described}, bias={self.bias is not None}, order=({n_out}, {n_in}), terms={terms}"
+        return f"{described}, bias={self.bias is not None}, {form}"
 
     def _build(self, dense: nn.Module, n: int | Order, device: Any) -> None:
         """What every constructor does once the (meta) dense twin has checked the arguments."""
@@ -160,80 +172,111 @@ class PHMLayer(nn.Module):
         self.S = nn.Parameter(
             torch.empty(order.terms, out // order.n_out, columns // order.n_in, *kernel, **make)
         )
+        rank = order.rank
+        U, V = torch.empty(out, rank, **make), torch.empty(rank, columns, *kernel, **make)
+        self.register_parameter("U", nn.Parameter(U) if rank else None)
+        self.register_parameter("V", nn.Parameter(V) if rank else None)
         bias: Tensor | None = getattr(dense, "bias", None)
         self.bias = None if bias is None else nn.Parameter(torch.empty(bias.shape, **make))
         self._cached = None
 
-    def _set_factors(self, factors: Factors) -> None:
-        if factors.A.shape != self.A.shape or factors.S.shape != self.S.shape:
-            got = f"A {tuple(factors.A.shape)} and S {tuple(factors.S.shape)}"
-            raise ValueError(f"factors {got}; needed A {tuple(self.A.shape)} and S {tuple(self.S.shape)}")
+    def set_factors(self, factors: Factors) -> None:
+        """Take over other factors of the same order.
+
+        Raises:
+            ValueError: they have other shapes.
+        """
+        got, needed = _shapes(factors), _shapes(self.factors)
+        if got != needed:
+            raise ValueError(f"factors {got}; needed {needed}")
         with torch.no_grad():
-            self.A.copy_(factors.A)
-            self.S.copy_(factors.S)
+            for mine, given in zip(self.factors, factors, strict=True):
+                if mine is not None and given is not None:
+                    mine.copy_(given)
+
+    def _present(self) -> tuple[nn.Parameter, ...]:
+        """The factors that the layer has."""
+        return tuple(factor for factor in (self.A, self.S, self.U, self.V) if factor is not None)
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """The shape (out, in, *kernel) of the weight as the algebra sees it."""
+        _, n_out, n_in = self.A.shape
+        rows, columns, *kernel = self.S.shape[1:]
+        return n_out * rows, n_in * columns, *kernel
 
     def _fan_in(self) -> int:
         """The inputs of one output as torch counts them: second axis of the stored weight times kernel."""
-        _, n_out, n_in = self.A.shape
-        rows, columns, *kernel = self.S.shape[1:]
-        side = rows * n_out if self.transposed_weight else columns * n_in
-        return side * math.prod(kernel)
+        out, columns, *kernel = self.matrix
+        return (out if self.transposed_weight else columns) * math.prod(kernel)
 
     def _compose(self) -> Tensor:
-        return self.orient(algebra.compose(self.A, self.S))
+        return self.orient(algebra.compose(*self.factors))
 
     def _cacheable(self) -> bool:
         """Whether changes of the factors can be seen: not in a trace, nor of tensors put in their place."""
-        plain = type(self.A) is nn.Parameter and type(self.S) is nn.Parameter
-        return plain and not (torch.compiler.is_compiling() or self.A.is_inference() or self.S.is_inference())
+        if torch.compiler.is_compiling():
+            return False
+        return all(type(f) is nn.Parameter and not f.is_inference() for f in self._present())
 
     def _compose_once(self) -> Tensor:
         """The composed weight (out, in, *kernel), free of the caller's autograd and autocast modes."""
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.S.device.type, enabled=False):
-            return algebra.compose(self.A, self.S)
+            return algebra.compose(*self.factors)
 
     def _apply(self: _Self, fn: Any, recurse: bool = True) -> _Self:
         self._cached = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for name in "UV":  # modules pickled before there was a low-rank term
+            if not hasattr(self, name):
+                self.register_parameter(name, None)
+
     def __getstate__(self) -> Mapping[str, Any]:
         return {**self.__dict__, "_cached": None}
 
 
 class _Reuse(torch.autograd.Function):
-    """`compose` whose value is already known: hands it on, with the gradients of A and S.
+    """`compose` whose value is already known: hands it on, with the gradients of the factors.
 
-    dA_r[i, j] = <dW_ij, S_r> and dS_r = Σ_ij A_r[i, j]·dW_ij, where dW_ij is a block of the gradient.
+    dA_r[i, j] = <dW_ij, S_r> and dS_r = Σ_ij A_r[i, j]·dW_ij, where dW_ij is a block of the gradient;
+    dU = dW Vᵀ and dV = Uᵀ dW.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(A: Tensor, S: Tensor, weight: Tensor) -> Tensor:
+    def forward(A: Tensor, S: Tensor, U: Tensor | None, V: Tensor | None, weight: Tensor) -> Tensor:
         return weight.view_as(weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_backward(*inputs[:4])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        A, S = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        A, S, U, V = ctx.saved_tensors
         blocks = algebra.rearrange(grads[0], *A.shape[1:])
-        return (blocks @ S.flatten(1).t()).t().view_as(A), (A.flatten(1) @ blocks).view_as(S), None
+        dA, dS = (blocks @ S.flatten(1).t()).t().view_as(A), (A.flatten(1) @ blocks).view_as(S)
+        if U is None:
+            return dA, dS, None, None, None
+        rows = grads[0].flatten(1)
+        return dA, dS, rows @ V.flatten(1).t(), (U.t() @ rows).view_as(V), None
 
 
 def _order(weight: Tensor, n: int | Order) -> Order:
     """The order for an oriented weight.
 
     Raises:
-        ValueError: an `Order` that does not divide the weight.
+        ValueError: an `Order` that does not fit the weight.
     """
     if isinstance(n, int):
         return Order.closest(weight.shape[0], weight.shape[1], n)
-    if not n.divides(weight.shape):
-        raise ValueError(f"{n} does not divide a weight of shape {tuple(weight.shape)}")
+    if not n.fits(weight.shape):
+        raise ValueError(f"{n} does not fit a weight of shape {tuple(weight.shape)}")
     return n
 
 
@@ -246,19 +289,52 @@ def _copied(bias: nn.Parameter | None) -> nn.Parameter | None:
     return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
 
 
-def _rescale_(A: Tensor, S: Tensor, mean_square: float) -> None:
-    """Scale A and S to equal mean squares, and so that the composed weight has the given mean square.
+def _shapes(factors: Factors) -> str:
+    named = zip("ASUV", factors, strict=True)
+    return ", ".join(f"{name} {tuple(factor.shape)}" for name, factor in named if factor is not None)
 
-    |W|² = Σ_rs <A_r, A_s>·<S_r, S_s>, which needs no composed weight.
+
+def _rescale_(factors: Factors, mean_square: float) -> None:
+    """Scale the factors, A and S to equal mean squares, so that the weight has the given mean square.
+
+    Without a low-rank term |W|² = Σ_rs <A_r, A_s>·<S_r, S_s>, which needs no composed weight. With one, the
+    two parts have mean squares in proportion to the numbers they hold.
     """
+    A, S, U, V = factors
+    if U is None or V is None:
+        _rescale_pair_(A, S, mean_square, _mean_square(A, S))
+        return
+    held = [A.numel() + S.numel(), U.numel() + V.numel()]
+    if len(A):
+        _rescale_pair_(A, S, mean_square * held[0] / sum(held), _mean_square(A, S))
+    product = (U @ V.flatten(1)).float().square().mean()
+    _rescale_pair_(U, V, mean_square * held[1] / sum(held), product)
+    gain = (mean_square / algebra.compose(*factors).float().square().mean()) ** 0.25
+    for factor in (A, S, U, V):
+        factor.mul_(gain)
+
+
+def _mean_square(A: Tensor, S: Tensor) -> Tensor:
+    """Of the composed weight."""
     a, s = A.flatten(1).float(), S.flatten(1).float()
-    current = ((a @ a.t()) * (s @ s.t())).sum() / (a.shape[1] * s.shape[1])
-    gain = (mean_square / current).sqrt()  # to be shared so that the mean squares become equal
-    balance = (s.square().mean() / a.square().mean()).sqrt()
-    A.mul_((gain * balance).sqrt())
-    S.mul_((gain / balance).sqrt())
+    return ((a @ a.t()) * (s @ s.t())).sum() / (a.shape[1] * s.shape[1])
 
 
-def product_layout(S: nn.Parameter) -> nn.Parameter:
-    """The same shape, with memory ordered so that (rows, terms·columns) is a view of it."""
+def _rescale_pair_(a: Tensor, s: Tensor, wanted: float, current: Tensor) -> None:
+    gain = (wanted / current).sqrt()  # to be shared so that the mean squares become equal
+    balance = (s.float().square().mean() / a.float().square().mean()).sqrt()
+    a.mul_((gain * balance).sqrt())
+    s.mul_((gain / balance).sqrt())
+
+
+def prefers_dense(order: Order, matrix: tuple[int, ...]) -> bool:
+    """Whether a product with the composed weight is better: it multiplies far less than the factors do."""
+    dense = math.prod(matrix)
+    return products.multiplications(order, matrix[0], dense // matrix[0]) > _TOO_MANY * dense
+
+
+def product_layout(S: nn.Parameter, order: Order, matrix: tuple[int, ...]) -> nn.Parameter:
+    """The same shape, with memory ordered so that what the product reads is a view of it."""
+    if products.filters_first(order, matrix[0], math.prod(matrix[1:])):
+        return S
     return nn.Parameter(S.detach().transpose(0, 1).contiguous().transpose(0, 1))

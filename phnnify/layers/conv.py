@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phnnify import algebra
+from phnnify import products
 from phnnify.algebra import Order
-from phnnify.layers.base import PHMLayer, product_layout
+from phnnify.layers.base import PHMLayer, prefers_dense, product_layout
 
 
 class _PHMConv(PHMLayer):
@@ -64,18 +64,25 @@ class _PHMConv(PHMLayer):
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
         super()._adopt(dense, order, device)
         if self._pointwise():
-            self.S = product_layout(self.S)
+            self.S = product_layout(self.S, order, self.matrix)
 
     def _pointwise(self) -> bool:
+        return self._one_group() and math.prod(self.S.shape[3:]) == 1
+
+    def _one_group(self) -> bool:
         groups: int = self.groups  # type: ignore[assignment]
-        return groups == 1 and math.prod(self.S.shape[3:]) == 1
+        return groups == 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x ([batch,] in_channels, *positions) to ([batch,] out_channels, *positions)."""
-        if self._pointwise():
+        if self._pointwise() and not prefers_dense(self.order, self.matrix):
             return self._factored(x)
         # The dense twin's own forward step, which reads stride, padding and so on from this module.
         twin: Any = self.twin
+        if self.U is not None and self.V is not None and not len(self.A) and self._one_group():
+            thin: Tensor = twin._conv_forward(self, x, self.V, None)
+            convolve = (F.conv1d, F.conv2d, F.conv3d)[self.S.dim() - 4]
+            return convolve(thin, self.U.view(*self.U.shape, *[1] * (self.S.dim() - 3)), self.bias)
         y: Tensor = twin._conv_forward(self, x, self.weight, self.bias)
         return y
 
@@ -89,7 +96,9 @@ class _PHMConv(PHMLayer):
         stride: tuple[int, ...] = self.stride  # type: ignore[assignment]
         for axis, step in enumerate(stride, start=2):
             x = x if step == 1 else x[(slice(None),) * axis + (slice(None, None, step),)]
-        y = algebra.multiply_channels(x, self.A, self.S.flatten(2))
+        y = products.multiply_channels(
+            x, self.A, self.S.flatten(2), self.U, None if self.V is None else self.V.flatten(1)
+        )
         return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * spatial)
 
 

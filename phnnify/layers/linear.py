@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phnnify import algebra
+from phnnify import products
 from phnnify.algebra import Order
-from phnnify.layers.base import PHMLayer, product_layout
+from phnnify.layers.base import PHMLayer, prefers_dense, product_layout
 
 
 class PHMLinear(PHMLayer):
-    """y = x Wᵀ + b with W = Σ_r A_r ⊗ S_r, never composed (`algebra.multiply`).
+    """y = x Wᵀ + b with W = Σ_r A_r ⊗ S_r + U V, not composed unless that multiplies far less (`products`).
 
-    Shapes: x (..., in_features), y (..., out_features). S is laid out in memory with the terms next to the
-    columns, as the product reads it.
+    Shapes: x (..., in_features), y (..., out_features). S is laid out in memory as the product reads it.
 
     Args:
         in_features, out_features, bias, device, dtype: As in `nn.Linear`.
@@ -44,9 +44,11 @@ class PHMLinear(PHMLayer):
 
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
         super()._adopt(dense, order, device)
-        self.S = product_layout(self.S)
+        self.S = product_layout(self.S, order, self.matrix)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features)."""
-        y = algebra.multiply(x, self.A, self.S)
+        if prefers_dense(self.order, self.matrix):
+            return F.linear(x, self.weight, self.bias)
+        y = products.multiply(x, *self.factors)
         return y if self.bias is None else y + self.bias.to(y.dtype)
