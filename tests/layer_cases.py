@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from phnnify.algebra import Order
 from phnnify.layers import (
     PHMConv1d,
     PHMConv2d,
@@ -24,7 +25,7 @@ class Case(NamedTuple):
     arguments: dict[str, Any]
     shape: tuple[int, ...]  # of an input
 
-    def make(self, n: int = 4, **more: Any) -> PHMLayer:
+    def make(self, n: int | Order = 4, **more: Any) -> PHMLayer:
         torch.manual_seed(0)
         make: Any = self.layer
         layer: PHMLayer = make(**self.arguments, **more, n=n)
@@ -45,14 +46,16 @@ class Case(NamedTuple):
 
 
 def kron_weight(layer: PHMLayer) -> Tensor:
-    """The weight (out, in, *kernel) by torch.kron, one kernel position at a time."""
-    A, S = layer.A.detach(), layer.S.detach()
+    """The weight (out, in, *kernel) by torch.kron, one kernel position at a time, and the low-rank term."""
+    A, S, U, V = layer.factors.detach()
     flat = S.flatten(3) if S.dim() > 3 else S.unsqueeze(3)
+    zero = torch.zeros(layer.matrix[:2], dtype=S.dtype)
     positions = [
-        torch.stack([torch.kron(a, s) for a, s in zip(A, flat[..., k], strict=True)]).sum(0)
+        sum((torch.kron(a, s) for a, s in zip(A, flat[..., k], strict=True)), zero)
         for k in range(flat.shape[3])
     ]
-    return torch.stack(positions, -1).reshape(*positions[0].shape, *S.shape[3:])
+    weight = torch.stack(positions, -1).reshape(*zero.shape, *S.shape[3:])
+    return weight if U is None or V is None else weight + torch.einsum("or,r...->o...", U, V)
 
 
 def conv(sides: tuple[int, int], kernel: Any, **more: Any) -> dict[str, Any]:

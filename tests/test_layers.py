@@ -358,6 +358,76 @@ def test_channels_last_is_kept_as_the_dense_twin_keeps_it(name: str) -> None:
     assert got.is_contiguous(**last) or not wanted.is_contiguous(**last)
 
 
+LOW_RANK = [Order.low_rank(2), Order(2, 2, 2, 1), Order(2, 4, 1, 3)]
+with_low_rank = pytest.mark.parametrize("order", LOW_RANK, ids=str)
+even_case = pytest.mark.parametrize("name", [name for name in CASES if "uneven" not in name])
+
+
+@even_case
+@with_low_rank
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_with_a_low_rank_term_computes_what_its_dense_twin_computes(
+    name: str, order: Order, training: bool
+) -> None:
+    case = CASES[name]
+    layer = case.make(order, dtype=torch.float64).train(training)
+    assert layer.order == order
+    x = case.input(torch.float64)
+    wanted = case.dense(layer)(x)
+    torch.testing.assert_close(layer(x), wanted)
+    torch.testing.assert_close(layer.to_dense()(x), wanted)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(copied(x), wanted)
+    again = type(layer).from_dense(layer.to_dense(), order, layer.factors)
+    torch.testing.assert_close(again(x), wanted)
+
+
+@even_case
+@with_low_rank
+def test_gradients_of_a_low_rank_term_are_those_of_the_composed_weight(name: str, order: Order) -> None:
+    case = CASES[name]
+    layer = case.make(order, dtype=torch.float64)
+    x, inputs = case.input(torch.float64), [f for f in layer.factors if f is not None and f.numel()]
+    training = torch.autograd.grad(layer(x).square().sum(), inputs)
+    dense = layer.to_dense()
+    weight = layer.orient(algebra.compose(*layer.factors))
+    y = torch.func.functional_call(dense, {"weight": weight}, (x,))
+    wanted = torch.autograd.grad(y.square().sum(), inputs)
+    layer.eval()(x)
+    kept = torch.autograd.grad(layer(x).square().sum(), inputs)
+    for a, b, c in zip(training, kept, wanted, strict=True):
+        torch.testing.assert_close(a, c)
+        torch.testing.assert_close(b, c)
+
+
+@with_low_rank
+def test_fresh_weights_with_a_low_rank_term_have_the_mean_square_of_torchs_own(order: Order) -> None:
+    torch.manual_seed(0)
+    layer = PHMConv2d(8, 16, 3, n=order)
+    assert float(layer.weight.detach().square().mean()) == pytest.approx(1 / (3 * 72), rel=1e-4)
+    assert all(float(f.detach().square().mean()) > 1e-6 for f in layer.factors if f is not None and f.numel())
+
+
+def test_a_thin_convolution_stands_for_a_low_rank_weight(composing: list[None]) -> None:
+    layer = CASES["conv2d"].make(Order.low_rank(2))
+    composing.clear()
+    layer(CASES["conv2d"].input())
+    assert not composing
+    layer = CASES["conv2d, grouped"].make(Order.low_rank(2))
+    composing.clear()
+    layer(CASES["conv2d, grouped"].input())
+    assert composing
+
+
+def test_modules_pickled_before_there_was_a_low_rank_term_still_run() -> None:
+    layer = CASES["conv2d"].make()
+    wanted = layer(CASES["conv2d"].input())
+    for name in "UV":
+        del layer._parameters[name]
+    again = pickle.loads(pickle.dumps(layer))
+    torch.testing.assert_close(again(CASES["conv2d"].input()), wanted)
+
+
 @every_case
 @pytest.mark.parametrize("training", [True, False])
 def test_torch_compile_captures_the_whole_layer(name: str, training: bool) -> None:
@@ -394,6 +464,10 @@ def test_output_size_of_a_transposed_convolution_is_honoured() -> None:
     dense: Any = layer.to_dense()
     x = torch.randn(1, 8, 5, 5)
     torch.testing.assert_close(layer(x, [10, 10]), dense(x, [10, 10]))
+
+
+def test_repr_shows_the_rank() -> None:
+    assert "order=(2, 2), terms=2, rank=3" in repr(PHMLinear(8, 8, n=Order(2, 2, 2, 3)))
 
 
 def test_repr_shows_the_fields_and_the_order() -> None:
