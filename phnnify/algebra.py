@@ -232,7 +232,9 @@ def _nearest_sum(weight: Tensor, order: Order, scale: float) -> Factors:
     """The nearest Kronecker sum; `scale` is the largest magnitude in the weight."""
     if scale == 0:
         return _nothing(weight, order)
-    vectors, values = _left_singular(weight, order, scale)
+    wide = order.n_out * order.n_in <= weight.numel() // (order.n_out * order.n_in)
+    many = order.terms > weight.numel() // (order.n_out * order.n_in)
+    vectors, values = (_left_singular if wide or many else _left_singular_thin)(weight, order, scale)
     vectors, values = vectors[:, : order.terms], values[: order.terms]
     peak = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     vectors = vectors * torch.where(peak < 0, -1.0, 1.0)
@@ -318,6 +320,17 @@ def _left_singular(weight: Tensor, order: Order, scale: float) -> tuple[Tensor, 
     roots, lengths = _eigenpairs(gram / sizes / sizes[:, None])
     left, values, _ = torch.linalg.svd(sizes[:, None] * roots * lengths)
     return vectors @ left, values
+
+
+def _left_singular_thin(weight: Tensor, order: Order, scale: float) -> tuple[Tensor, Tensor]:
+    """As `_left_singular`, for more blocks than positions within a block."""
+    R = rearrange(weight, order.n_out, order.n_in).double() / scale
+    if weight.dtype == torch.float64:
+        left, values, _ = torch.linalg.svd(R, full_matrices=False)
+        return left, values
+    right, values = _eigenpairs(R.t() @ R)
+    left = R @ right
+    return left / left.norm(dim=0).clamp_min(torch.finfo(left.dtype).tiny), values
 
 
 def _eigenpairs(gram: Tensor) -> tuple[Tensor, Tensor]:

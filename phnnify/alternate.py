@@ -9,6 +9,9 @@ part, the others fixed, so the loss never rises:
 - algebra A: a system of side terms·n_in;
 - low-rank term: W* = (C⁻¹ D)ᵀ less the Kronecker sum, truncated in the norm of C.
 
+For an input too wide for a covariance C is a diagonal, and the systems fall apart into small ones of side
+terms, for each position within a block and for each block.
+
 Both systems are the same for all outputs. In the rearrangement of C with one row per pair of blocks (j, l)
 and one column per pair of positions (a, b) they are one matrix product each.
 """
@@ -26,6 +29,7 @@ from phnnify.algebra import Factors, Order, balanced, compose, factorize
 
 _PROGRESS = 1e-4  # a round that gains less than this part of the squared error is the last
 _JITTER = 1e-10  # of the mean diagonal of a system, in case that terms coincide
+_NOTHING = 1e-13  # of a system's largest eigenvalue
 _EXACT_SIDE = 512  # up to here a truncation is an eigenproblem each round, beyond it is improved by iteration
 
 
@@ -34,7 +38,7 @@ class Problem:
     """What a weight is to do: in float64.
 
     Attributes:
-        C: (k, k), positive definite.
+        C: (k, k), positive definite; or (k,), its diagonal.
         D: (k, out).
         energy: E|y|².
         kernel: The axes (in, *kernel) that k stands for.
@@ -46,15 +50,30 @@ class Problem:
     kernel: tuple[int, ...]
 
     @cached_property
-    def triangle(self) -> Tensor:
+    def _triangle(self) -> Tensor:
         """The lower Cholesky factor of C."""
-        factor: Tensor = torch.linalg.cholesky(self.C)
+        factor: Tensor = self.C.sqrt() if self.C.dim() == 1 else torch.linalg.cholesky(self.C)
         return factor
 
     @cached_property
     def best(self) -> Tensor:
         """W* = (C⁻¹ D)ᵀ, the weight that is best without any constraint: (out, k)."""
-        return torch.cholesky_solve(self.D, self.triangle).t().contiguous()
+        if self.C.dim() == 1:
+            return (self.D / self.C[:, None]).t().contiguous()
+        return torch.cholesky_solve(self.D, self._triangle).t().contiguous()
+
+    @property
+    def spread(self) -> Tensor:
+        """The roots of C's diagonal: (k,)."""
+        return (self.C if self.C.dim() == 1 else self.C.diagonal()).sqrt()
+
+    def times(self, W: Tensor) -> Tensor:
+        """W C for a weight (out, k)."""
+        return W * self.C if self.C.dim() == 1 else W @ self.C
+
+    def scaled(self, W: Tensor) -> Tensor:
+        """W L with C = L Lᵀ, whose norm is what a weight (out, k) loses."""
+        return W * self._triangle if self.C.dim() == 1 else W @ self._triangle
 
     @cached_property
     def least(self) -> float:
@@ -68,7 +87,7 @@ class Problem:
 
     def loss(self, W: Tensor) -> float:
         """E|y − W x|² of a weight (out, k)."""
-        return self.energy + float(((W @ self.C) * W).sum() - 2 * (W * self.D.t()).sum())
+        return self.energy + float((self.times(W) * W).sum() - 2 * (W * self.D.t()).sum())
 
 
 def nearest(
@@ -90,12 +109,14 @@ def nearest(
         return balanced(Factors(W.new_empty(0, 1, 1), S, U, V.view(-1, *problem.kernel))), problem.loss(U @ V)
     if start is None or order.rank:
         rest = (W - U @ V).view(problem.shape)
-        start = factorize(rest, Order(order.n_out, order.n_in, order.terms))
+        start = factorize(rest.float(), Order(order.n_out, order.n_in, order.terms))
     A, S = start.A.to(W.dtype), start.S.to(W.dtype).flatten(2)
     C = _pairs(problem.C, order.n_in)
     last = loss = math.inf
     for _ in range(rounds):
-        D = _blocks(problem.D - problem.C @ (U @ V).t() if order.rank else problem.D, order.n_out, order.n_in)
+        D = _blocks(
+            problem.D - problem.times(U @ V).t() if order.rank else problem.D, order.n_out, order.n_in
+        )
         S = _filters(A, C, D)
         A = _algebra(S, C, D)
         K = compose(A, S)
@@ -112,8 +133,7 @@ def nearest(
 
 def low_rank_losses(problem: Problem) -> Tensor:
     """The least loss of every rank from 0 to the smaller side, exactly: (min(out, k) + 1,)."""
-    W, L = problem.best, problem.triangle
-    M = W @ L
+    M = problem.scaled(problem.best)
     squares = torch.linalg.eigvalsh(M @ M.t() if len(M) <= M.shape[1] else M.t() @ M).flip(0).clamp_min(0)
     captured = torch.cat([squares.new_zeros(1), squares.cumsum(0)])
     losses: Tensor = problem.least + (squares.sum() - captured).clamp_min(0)
@@ -132,12 +152,11 @@ def _truncated(problem: Problem, R: Tensor, rank: int, start: Tensor | None = No
     if start is not None and min(out, k) > _EXACT_SIDE:
         U = start
         for _ in range(2):
-            U = torch.linalg.qr(R @ (problem.C @ (R.t() @ U)))[0]
+            U = torch.linalg.qr(R @ problem.times(U.t() @ R).t())[0]
     elif out <= k:
-        U = torch.linalg.eigh(R @ problem.C @ R.t())[1][:, -rank:]
+        U = torch.linalg.eigh(problem.times(R) @ R.t())[1][:, -rank:]
     else:
-        L = problem.triangle
-        M = R @ L
+        M = problem.scaled(R)
         U = torch.linalg.qr(M @ torch.linalg.eigh(M.t() @ M)[1][:, -rank:])[0]
     return U, U.t() @ R
 
@@ -174,8 +193,13 @@ def solve_algebra(S: Tensor, C: Tensor, D: Tensor, n_out: int) -> Tensor:
 
 
 def _pairs(C: Tensor, n_in: int) -> Tensor:
-    """C by pairs of blocks (j, l) and pairs of positions (a, b): (n_in², (k/n_in)²)."""
+    """C by pairs of blocks (j, l) and pairs of positions (a, b): (n_in², (k/n_in)²).
+
+    A diagonal C by blocks and positions, (1, n_in, k/n_in).
+    """
     width = len(C) // n_in
+    if C.dim() == 1:
+        return C.view(1, n_in, width)
     return C.view(n_in, width, n_in, width).transpose(1, 2).reshape(n_in * n_in, width * width)
 
 
@@ -188,6 +212,10 @@ def _blocks(D: Tensor, n_out: int, n_in: int) -> Tensor:
 def _filters(A: Tensor, C: Tensor, D: Tensor) -> Tensor:
     terms, n_out, n_in = A.shape
     width, rows = D.shape[2:]
+    if C.dim() == 3:
+        gram = torch.einsum("rij,sij->jrs", A, A)
+        wanted = torch.einsum("rij,ijap->arp", A, D)
+        return _solve_many(torch.einsum("jrs,ja->ars", gram, C[0]), wanted).permute(1, 2, 0).contiguous()
     flat = A.transpose(0, 1).reshape(n_out, terms * n_in)
     gram = (flat.t() @ flat).view(terms, n_in, terms, n_in).transpose(1, 2).reshape(-1, n_in * n_in)
     normal = (gram @ C).view(terms, terms, width, width).transpose(1, 2).reshape(terms * width, -1)
@@ -199,6 +227,10 @@ def _filters(A: Tensor, C: Tensor, D: Tensor) -> Tensor:
 def _algebra(S: Tensor, C: Tensor, D: Tensor) -> Tensor:
     terms, rows, width = S.shape
     n_out, n_in = D.shape[:2]
+    if C.dim() == 3:
+        gram = torch.einsum("rpa,spa->ars", S, S)
+        wanted = torch.einsum("rpa,ijap->jri", S, D)
+        return _solve_many(torch.einsum("ars,ja->jrs", gram, C[0]), wanted).permute(1, 2, 0).contiguous()
     flat = S.transpose(0, 1).reshape(rows, terms * width)
     gram = (flat.t() @ flat).view(terms, width, terms, width).transpose(1, 2).reshape(-1, width * width)
     normal = (gram @ C.t()).view(terms, terms, n_in, n_in).transpose(1, 2).reshape(terms * n_in, -1)
@@ -213,7 +245,12 @@ def _solve(normal: Tensor, wanted: Tensor) -> Tensor:
     triangle, failed = torch.linalg.cholesky_ex(normal)
     if not failed:
         return torch.cholesky_solve(wanted, triangle)
+    return _solve_many(normal, wanted)
+
+
+def _solve_many(normal: Tensor, wanted: Tensor) -> Tensor:
+    """One system or a batch of them, with directions of no weight left at zero."""
     values, vectors = torch.linalg.eigh(normal)
-    inverse = torch.where(values > 1e-13 * values[-1].abs(), 1 / values, 0.0)
-    solution: Tensor = vectors @ (inverse[:, None] * (vectors.t() @ wanted))
+    inverse = torch.where(values > _NOTHING * values[..., -1:].abs(), 1 / values, 0.0)
+    solution: Tensor = vectors @ (inverse[..., None] * (vectors.mT @ wanted))
     return solution

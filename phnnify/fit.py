@@ -10,7 +10,6 @@ vary do not matter, and few inputs are not believed too much.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -85,48 +84,83 @@ def _fit_weight(name: str, weight: Tensor, order: Order) -> Fit:
     return Fit(factors, factorization_error(weight, factors))
 
 
-def fit_to_data(weight: Tensor, start: Factors, statistics: Statistics) -> Fit:
+def fit_to_data(
+    weight: Tensor, start: Factors, statistics: Statistics, measure: Callable[[Tensor], float] | None = None
+) -> Fit:
     """Fit the factors of one weight to what it computes; never worse than the start.
 
     Args:
-        weight: (out, in, *kernel), of one group.
+        weight: (out, in, *kernel).
         start: The closed form.
         statistics: Of the layer's inputs.
+        measure: The output error of a weight (out, in·|kernel|); by default what the statistics say.
 
     Returns:
         The fit, in the weight's dtype.
+
+    Raises:
+        ValueError: the statistics have no whole covariance, and there is no other measure.
     """
-    before = _output_error(_composed(start), statistics)
+    measure = measure or _measure(statistics)
+    before = measure(_composed(start))
     problem = regularised(weight, statistics)
     if problem is None:  # nothing ever flows: whatever the factors are, the output is the constant
         return Fit(start, factorization_error(weight, start), before, before)
     rounded = nearest(problem, start.order, _ROUNDS, start)[0].to(weight.dtype)
-    after = _output_error(_composed(rounded), statistics)
+    after = measure(_composed(rounded))
     if not after < before:
         return Fit(start, factorization_error(weight, start), before, before)
     return Fit(rounded, factorization_error(weight, rounded), after, before)
 
 
+def _measure(statistics: Statistics) -> Callable[[Tensor], float]:
+    def measure(W: Tensor) -> float:
+        error = statistics.error(W)
+        if error is None:
+            raise ValueError("statistics of a layer that is too wide say nothing about its output error")
+        return error
+
+    return measure
+
+
 def regularised(weight: Tensor, statistics: Statistics) -> Problem | None:
     """The least-squares problem that statistics pose, with a ridge towards the weight (out, in, *kernel).
+
+    One problem for all groups. Those of an ordinary convolution meet rows of the weight: each row's best
+    values are found under its own group's covariance, and approximated under the mean of all. Those of a
+    transposed one meet columns, so that C is block-diagonal. Of a layer that is too wide the diagonal counts.
 
     None where no input ever varies.
     """
     W = weight.detach().flatten(1).double()
-    scale = float(statistics.C.diagonal().mean())
+    kernel = tuple(weight.shape[1:])
+    groups, width = statistics.C.shape[:2]
+    whole = statistics.C.dim() == 3
+    scale = float((statistics.C.diagonal(dim1=1, dim2=2) if whole else statistics.C).mean())
     if scale <= 0:
         return None
-    ridge = (_RIDGE + _RIDGE_FEW_ROWS * min(1.0, len(statistics.C) / statistics.rows)) * scale
-    C = statistics.C + ridge * torch.eye(len(statistics.C), dtype=torch.float64, device=W.device)
+    ridge = (_RIDGE + _RIDGE_FEW_ROWS * min(1.0, width / statistics.rows)) * scale
+    if statistics.D is None:
+        C = statistics.C.flatten() if statistics.by_columns else statistics.C.mean(0)
+        return _towards(W, C + ridge, kernel)
+    eye = ridge * torch.eye(width, dtype=torch.float64, device=W.device)
+    C, D = statistics.C + eye, statistics.D + ridge * statistics.grouped(W).mT
+    if statistics.by_columns:
+        energy = statistics.energy + ridge * float(W.square().sum())
+        blocks: Tensor = torch.block_diag(*C)  # type: ignore[no-untyped-call]
+        return Problem(blocks, D.flatten(0, 1), energy, kernel)
+    if groups > 1:
+        best = torch.linalg.solve(C, D).mT.flatten(0, 1)
+        return _towards(best, C.mean(0), kernel)
     energy = statistics.energy + ridge * float(W.square().sum())
-    return Problem(C, statistics.D + ridge * W.t(), energy, tuple(weight.shape[1:]))
+    return Problem(C[0], D[0], energy, kernel)
+
+
+def _towards(W: Tensor, C: Tensor, kernel: tuple[int, ...]) -> Problem:
+    """The problem to do what a weight (out, k) does."""
+    product = W * C if C.dim() == 1 else W @ C
+    return Problem(C, product.t(), float((product * W).sum()), kernel)
 
 
 def _composed(factors: Factors) -> Tensor:
     return compose(*factors.to(torch.float64)).flatten(1)
-
-
-def _output_error(approximation: Tensor, statistics: Statistics) -> float:
-    """sqrt(E|W x − Ŵ x̂|² / E|W x|²)."""
-    lost = Problem(statistics.C, statistics.D, statistics.energy, ()).loss(approximation)
-    return math.sqrt(max(lost, 0.0) / statistics.energy) if statistics.energy > 0 else 0.0

@@ -8,24 +8,25 @@ the means. The running statistics of each BatchNorm behind a fitted layer are th
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from phnnify.algebra import compose
 from phnnify.batches import Batch
-from phnnify.calibrate import Statistics, gather, refusal
+from phnnify.calibrate import Statistics, Sums, measured_error, refusal
 from phnnify.errors import ModelError
 from phnnify.fit import Fit, Progress, fit_to_data
 from phnnify.inputs import Example
 from phnnify.layers import PHMLayer
 from phnnify.lockstep import Runs, Stop
 from phnnify.measure import evaluation_copy
+from phnnify.survey import NORMS, absorbed_means
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+WIDE = "{name} is too wide for the covariance of its inputs: it was fitted to their variances."
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def fit_in_sequence_(
         raise ModelError("there are no calibration inputs")
     examples = [Example(batch.args, batch.kwargs) for batch in batches]
     teacher, running = evaluation_copy(teacher), evaluation_copy(student)
-    norms = [name for name, module in running.named_modules() if type(module) in _NORMS]
-    absorbed = _followed_by_norm(running, [*fits, *norms], examples[0])
+    norms = [name for name, module in running.named_modules() if type(module) in NORMS]
+    absorbed, calls = absorbed_means(running, fits, examples[0])
+    later = _later_calls(teacher, [name for name in fits if calls[name] > 1], examples)
     done, total = 0, sum(fit.factors.entries for fit in fits.values())
     results: dict[str, Fit] = {}
     notes: list[str] = []
@@ -82,29 +84,35 @@ def fit_in_sequence_(
             if progress:
                 progress(done, total, name)
             dense, layer = teacher.get_submodule(name), student.get_submodule(name)
-            results[name] = _fit_layer_(layer, dense, fits[name], pairs, absorbed=name in absorbed)
             if reason := refusal(dense):
+                results[name] = fits[name]
                 notes.append(f"{name} was fitted to its weight alone: it is {reason}.")
+            elif isinstance(layer, PHMLayer):
+                sums = later.get(name, Sums(dense)).add(pairs)
+                statistics = sums.statistics(centered=name in absorbed or layer.bias is not None)
+                results[name] = _fit_layer_(layer, dense, fits[name], statistics, pairs)
+                if statistics.D is None:
+                    notes.append(WIDE.format(name=name))
             done += fits[name].factors.entries
     if progress:
         progress(total, total, "")
     return SequentialFit({name: results.get(name, fit) for name, fit in fits.items()}, tuple(notes))
 
 
-def _followed_by_norm(model: nn.Module, names: Sequence[str], example: Example) -> set[str]:
-    """The layers whose next stop is a BatchNorm of their width: it takes out any constant they add."""
-    order: list[str] = []
-    with Runs(model, names, [example]) as runs:
+def _later_calls(teacher: nn.Module, names: Sequence[str], examples: Sequence[Example]) -> dict[str, Sums]:
+    """Of layers that run several times: what flows into all calls but the first, in the original."""
+    sums: dict[str, Sums] = {}
+    seen: set[str] = set()
+    if not names:
+        return sums
+    with Runs(teacher, names, examples) as runs:
         while stops := runs.advance():
-            order.append(stops[0].name)
-    modules = dict(model.named_modules())
-    found = set()
-    for name, following in itertools.pairwise(order):
-        layer, norm = modules[name], modules[following]
-        both = isinstance(layer, PHMLayer) and isinstance(norm, _NORMS)
-        if both and norm.num_features == layer.matrix[0]:
-            found.add(name)
-    return found
+            name = stops[0].name
+            if name in seen and not refusal(teacher.get_submodule(name)):
+                layer = sums.setdefault(name, Sums(teacher.get_submodule(name)))
+                layer.add([(stop.x, stop.x) for stop in stops])
+            seen.add(name)
+    return sums
 
 
 def _paired(originals: Sequence[Stop] | None, stops: Sequence[Stop]) -> list[tuple[Tensor, Tensor]]:
@@ -117,29 +125,23 @@ def _paired(originals: Sequence[Stop] | None, stops: Sequence[Stop]) -> list[tup
 
 
 def _fit_layer_(
-    layer: nn.Module, dense: nn.Module, start: Fit, pairs: list[tuple[Tensor, Tensor]], *, absorbed: bool
+    layer: PHMLayer, dense: nn.Module, start: Fit, statistics: Statistics, pairs: list[tuple[Tensor, Tensor]]
 ) -> Fit:
-    if refusal(dense) or not isinstance(layer, PHMLayer):
-        return start
-    statistics = gather(dense, pairs, centered=absorbed or layer.bias is not None)
-    weight = dense.get_parameter("weight").detach()
-    fit = fit_to_data(weight, start.factors, statistics)
+    weight = layer.orient(dense.get_parameter("weight").detach())
+    wide = statistics.D is None
+    measure = partial(measured_error, dense, pairs, centered=statistics.centered) if wide else None
+    fit = fit_to_data(weight, start.factors, statistics, measure)
     layer.set_factors(fit.factors)
-    with torch.no_grad():
-        if layer.bias is not None:
-            layer.bias.copy_(_corrected_bias(dense.get_parameter("bias"), fit, statistics))
+    if layer.bias is not None:
+        shift = statistics.shift(compose(*fit.factors.to(torch.float64)).flatten(1))
+        with torch.no_grad():
+            layer.bias.copy_((dense.get_parameter("bias").double() + shift).to(layer.bias.dtype))
     return fit
-
-
-def _corrected_bias(bias: Tensor, fit: Fit, statistics: Statistics) -> Tensor:
-    """The bias with which the mean output stays the original's: b + E[W x] − Ŵ·E[x̂]."""
-    approximation = compose(*fit.factors.to(torch.float64)).flatten(1)
-    return (bias.double() + statistics.mean_y - approximation @ statistics.mean_hat).to(bias.dtype)
 
 
 def _estimate_(norm: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Set the running statistics of a BatchNorm to those of its inputs."""
-    if not isinstance(norm, _NORMS) or norm.running_mean is None or norm.running_var is None:
+    if not isinstance(norm, NORMS) or norm.running_mean is None or norm.running_var is None:
         return
     rows = [x.detach().double().movedim(1, -1).flatten(0, -2) for x in inputs]
     count = sum(len(x) for x in rows)

@@ -32,7 +32,15 @@ def problem(
     return (
         weight,
         x,
-        Statistics(C, D, energy, torch.zeros(len(weight), dtype=torch.float64), zero, False, samples),
+        Statistics(
+            C[None],
+            D[None],
+            energy,
+            torch.zeros(1, len(weight), dtype=torch.float64),
+            zero[None],
+            False,
+            samples,
+        ),
     )
 
 
@@ -52,8 +60,9 @@ problems = st.tuples(
 def test_the_loss_never_rises_from_step_to_step(case: tuple[int, Order, int, int, int]) -> None:
     weight, _, statistics = problem(*case)
     order = case[1]
-    C = statistics.C + 1e-3 * torch.eye(len(statistics.C), dtype=torch.float64)
-    D = statistics.D + 1e-3 * weight.t()
+    assert statistics.D is not None
+    C = statistics.C[0] + 1e-3 * torch.eye(weight.shape[1], dtype=torch.float64)
+    D = statistics.D[0] + 1e-3 * weight.t()
     A, S, *_ = factorize(weight, order)
     S = S.flatten(2)
     losses = [loss(A, S, C, D)]
@@ -82,14 +91,16 @@ def test_each_step_is_the_brute_force_least_squares() -> None:
 
     unit = torch.eye(S[0].numel(), dtype=torch.float64).reshape(-1, *S.shape[1:])
     filters = design([torch.kron(a, u) for a in A for u in unit])
-    found = solve_filters(A, statistics.C, statistics.D)
+    assert statistics.D is not None
+    C, D = statistics.C[0], statistics.D[0]
+    found = solve_filters(A, C, D)
     np.testing.assert_allclose(
         found.numpy().ravel(), np.linalg.lstsq(filters, wanted, rcond=None)[0], rtol=1e-4, atol=1e-5
     )
     unit = torch.eye(A[0].numel(), dtype=torch.float64).reshape(-1, *A.shape[1:])
     algebra = design([torch.kron(u, s) for s in found for u in unit])
     np.testing.assert_allclose(
-        solve_algebra(found, statistics.C, statistics.D, order.n_out).numpy().ravel(),
+        solve_algebra(found, C, D, order.n_out).numpy().ravel(),
         np.linalg.lstsq(algebra, wanted, rcond=None)[0], rtol=1e-4, atol=1e-5,
     )  # fmt: skip
 
@@ -169,3 +180,19 @@ def test_iteration_stands_in_for_large_eigenproblems(monkeypatch: pytest.MonkeyP
     exact = nearest(task, order, 12)[1]
     monkeypatch.setattr("phnnify.alternate._EXACT_SIDE", 4)
     assert nearest(task, order, 12)[1] == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("order", FORMS, ids=str)
+def test_a_diagonal_covariance_is_solved_as_the_matrix_that_it_is(order: Order) -> None:
+    whole = posed(6, (8, 6, 3))
+    diagonal = whole.C.diagonal()
+    W = whole.best
+    narrow = Problem(diagonal, (W * diagonal).t(), float((W * W * diagonal).sum()), (6, 3))
+    wide = Problem(diagonal.diag(), narrow.D, narrow.energy, (6, 3))
+    torch.testing.assert_close(narrow.best, wide.best)
+    torch.testing.assert_close(low_rank_losses(narrow), low_rank_losses(wide))
+    for rounds in (1, 5):
+        found, loss = nearest(narrow, order, rounds)
+        wanted, least = nearest(wide, order, rounds)
+        assert loss == pytest.approx(least, rel=1e-5)
+        torch.testing.assert_close(compose(*found), compose(*wanted), rtol=1e-3, atol=1e-4)

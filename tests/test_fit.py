@@ -72,7 +72,7 @@ def test_a_weight_that_is_a_sum_of_kronecker_products_stays_exact() -> None:
     start = factorize(weight, Order(4, 2, 3))
     exact = compose(*start)
     y = Statistics(
-        statistics.C, statistics.C @ exact.t(), float((exact @ statistics.C @ exact.t()).trace()),
+        statistics.C, statistics.C @ exact.t(), float((exact @ statistics.C[0] @ exact.t()).trace()),
         statistics.mean_y, statistics.mean_hat, False, statistics.rows,
     )  # fmt: skip
     fit = fit_to_data(exact, factorize(exact, Order(4, 2, 3)), y)
