@@ -114,13 +114,26 @@ def evaluate(teacher: nn.Module, student: nn.Module, data: Iterable[Batch]) -> E
     for batch in data:
         batch = batch.to(device)
         example = Example(batch.args, batch.kwargs)
-        sums.add(batch, _main_output(forward(teacher, example)), _main_output(forward(student, example)))
+        sums.add(batch, main_output(forward(teacher, example)), main_output(forward(student, example)))
     if not sums.samples:
         raise FileError("the data to evaluate on holds no samples")
     return sums.result()
 
 
-def _main_output(output: Any) -> Tensor:
+def output_change(y: Tensor, y_hat: Tensor) -> float:
+    """How far an answer is from the original's: the mean Kullback-Leibler divergence of the softmax, in nats.
+
+    For single numbers (a last axis of one) the relative squared error.
+    """
+    if y.dim() < 2 or y.shape[-1] < 2:
+        size = float(y.double().square().sum())
+        return float((y_hat.double() - y.double()).square().sum()) / size if size else 0.0
+    y, y_hat = y.flatten(0, -2).float(), y_hat.flatten(0, -2).float()
+    divergence = F.kl_div(y_hat.log_softmax(1), y.log_softmax(1), reduction="sum", log_target=True)
+    return float(divergence) / max(len(y), 1)
+
+
+def main_output(output: Any) -> Tensor:
     """The tensor to compare: `logits` of a mapping or object, else the first."""
     if isinstance(output, Tensor):
         return output
@@ -129,5 +142,5 @@ def _main_output(output: Any) -> Tensor:
     if isinstance(output, Mapping):
         output = [output.get("logits", next(iter(output.values()), None))]
     if isinstance(output, (tuple, list)) and output:
-        return _main_output(output[0])
+        return main_output(output[0])
     raise ModelError(f"the network gives a {type(output).__name__}, which cannot be compared")

@@ -6,8 +6,9 @@ A plan is a plain value. It can be printed, saved as TOML or JSON, edited, and g
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,6 +20,7 @@ from phnnify.errors import PlanError, UsageError
 from phnnify.trace import Site, Trace
 
 VERSION = 1
+WORTH_ITS_SIZE = "worth its size: the budget is better saved elsewhere"
 
 
 @dataclass(frozen=True)
@@ -31,21 +33,25 @@ class PlanOptions:
             ones too.
         exclude: Patterns of weights to keep.
         min_share: Weights with a smaller part of the network's parameters are kept (0.005 is 0.5 %).
+        low_rank: The part of each weight's size that goes to a low-rank term, 0 to 1.
 
     Raises:
-        UsageError: n is below 2, or min_share is not within 0 to 1.
+        UsageError: n is below 2, or min_share or low_rank is not within 0 to 1.
     """
 
     n: int = 4
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     min_share: float = 0.005
+    low_rank: float = 0.0
 
     def __post_init__(self) -> None:
         if self.n < 2:
             raise UsageError(f"n is {self.n}; it must be at least 2 to make anything smaller")
         if not 0 <= self.min_share <= 1:
             raise UsageError(f"the minimum share is {self.min_share}; it must be within 0 to 1")
+        if not 0 <= self.low_rank <= 1:
+            raise UsageError(f"the low-rank share is {self.low_rank}; it must be within 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,22 @@ def _decide(site: Site, options: PlanOptions) -> Decision:
     reason = _reason_to_keep(site, options)
     if reason or site.matrix is None:
         return Decision(site.name, site.kind, site.shape, reason=reason)
-    order = Order.closest(site.matrix[0], site.matrix[1], options.n)
+    order = _with_share(
+        Order.closest(site.matrix[0], site.matrix[1], options.n), site.matrix, options.low_rank
+    )
     return Decision(site.name, site.kind, site.shape, order=order)
+
+
+def _with_share(order: Order, matrix: Sequence[int], share: float) -> Order:
+    """A form of the same size with about this part of it in a low-rank term."""
+    size, row = order.parameters(matrix), matrix[0] + math.prod(matrix[1:])
+    terms = round((1 - share) * order.terms)
+    fewer = Order(order.n_out, order.n_in, terms) if terms else None
+    rank = (size - (fewer.parameters(matrix) if fewer else 0)) // row
+    rank = min(rank, matrix[0], row - matrix[0])
+    if fewer is None:
+        return Order.low_rank(rank) if rank else order
+    return Order(order.n_out, order.n_in, terms, rank)
 
 
 def _reason_to_keep(site: Site, options: PlanOptions) -> str | None:
@@ -130,6 +150,18 @@ def _reason_to_keep(site: Site, options: PlanOptions) -> str | None:
     if site.share < options.min_share and not options.include:
         return f"small: {site.share:.2%} of the parameters, below {options.min_share:.2%}"
     return None
+
+
+def with_orders(plan: Plan, orders: Mapping[str, Order | None]) -> Plan:
+    """The plan with other orders for weights that it converts; None keeps a weight as worth its size."""
+    decisions = []
+    for decision in plan.decisions:
+        if decision.order is None or decision.name not in orders:
+            decisions.append(decision)
+            continue
+        order = orders[decision.name]
+        decisions.append(replace(decision, order=order, reason=None if order else WORTH_ITS_SIZE))
+    return Plan(plan.n, tuple(decisions))
 
 
 def check_plan(plan: Plan, trace: Trace) -> Plan:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phnnify.algebra import Order, rearrange
+from phnnify.algebra import Factors, Order, rearrange
 from phnnify.alternate import Problem, low_rank_losses, nearest
 
 _DIVISORS = 64  # sides are divided into so many parts at most, or into single rows and columns
@@ -32,6 +32,7 @@ _LARGE = 1 << 20
 _GRAM = 1024  # side of the Gram matrices whose spectrum ranks divisions
 _SIDE = 1024  # side of a fit's systems that is always permitted
 _FITTED = 6  # divisions that are fitted
+_FEW = 3  # where many sizes are searched
 _PARTS = (0.75, 0.5, 0.25)  # of the size, for Kronecker products beside a low-rank term
 _HOPELESS = 2.0  # times the loss of low rank: what loses more after two rounds is not pursued
 _ROUNDS = 6
@@ -58,23 +59,33 @@ class Search:
         self._low_rank = low_rank_losses(problem)
         self._tails: dict[tuple[int, int], Tensor] | None = None
 
-    def best(self, size: int, n: int | None = None) -> Form | None:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight, (out, in, *kernel)."""
+        return self._problem.shape
+
+    def factors(self, order: Order) -> Factors:
+        """Those of that order which lose least."""
+        return nearest(self._problem, order, _ROUNDS)[0]
+
+    def best(self, size: int, n: int | None = None, *, thorough: bool = True) -> Form | None:
         """The form with at most `size` numbers that loses least; None where none is so small.
 
         Args:
             size: In numbers.
             n: Also consider the papers' form of this n, if it is no larger.
+            thorough: Fit more candidates, and for longer.
         """
-        shape = self._problem.shape
+        shape = self.shape
         found = [form for form in [self.low_rank(size)] if form]
         limit = found[0].loss if found else math.inf
-        tried = [self._fit(order, 2) for order in self._divisions(size)]
+        tried = [self._fit(order, 2) for order in self._divisions(size)[: None if thorough else _FEW]]
         if n and (papers := Order.closest(shape[0], shape[1], n)).parameters(shape) <= size:
             tried.append(self._fit(papers, 2))
         tried = sorted((form for form in tried if form.loss < _HOPELESS * limit), key=lambda form: form.loss)
         mixed = [self._fit(order, 2) for form in tried[:2] for order in self._with_rank(form.order, size)]
         tried = sorted([*tried, *mixed], key=lambda form: form.loss)
-        found += [self._fit(form.order, _ROUNDS) for form in tried[:2]]
+        found += [self._fit(form.order, _ROUNDS) for form in tried[:2]] if thorough else tried[:1]
         return min(found, key=lambda form: form.loss, default=None)
 
     def low_rank(self, size: int) -> Form | None:

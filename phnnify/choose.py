@@ -1,0 +1,143 @@
+"""Plans chosen with data: the best form of each weight at its size, or the best sizes under a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from phnnify.batches import Batch
+from phnnify.budget import Point, allocate
+from phnnify.curves import Curves, contents_key, measure_curves, read_curves, write_curves
+from phnnify.errors import PlanError
+from phnnify.fit import Progress
+from phnnify.plan import Plan, with_orders
+from phnnify.survey import survey
+from phnnify.trace import Trace
+
+LEVELS = (0.75, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.04)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, and what it is expected to lose.
+
+    Attributes:
+        plan: The plan.
+        errors: By name of the weight, the relative error of its outputs on the inputs that the original sees.
+        damage: The change of the network's answer (`evaluate.output_change`); None where it was not measured.
+    """
+
+    plan: Plan
+    errors: Mapping[str, float] = field(default_factory=dict)
+    damage: float | None = None
+
+
+@dataclass(frozen=True)
+class Level:
+    """A size of the whole network, as a share of its parameters, and the damage expected at it."""
+
+    share: float
+    damage: float
+
+
+def best_forms(
+    model: nn.Module, plan: Plan, batches: Sequence[Batch], progress: Progress | None = None
+) -> Choice:
+    """The plan with the best form of each converted weight, at the size that the plan's order has."""
+    orders = plan.conversions
+    forms = survey(
+        model,
+        orders,
+        batches,
+        lambda name, search: [f for f in [search.best(orders[name].parameters(search.shape), plan.n)] if f],
+        progress,
+    )
+    chosen = {name: found[0] for name, found in forms.items() if found}
+    errors = {name: math.sqrt(form.loss) for name, form in chosen.items()}
+    return Choice(with_orders(plan, {name: form.order for name, form in chosen.items()}), errors)
+
+
+class Budgeting:
+    """Plans for budgets from the curves of a network's weights.
+
+    Args:
+        model: The original.
+        traced: Its sites.
+        plan: Which weights may be converted.
+        batches: Calibration inputs.
+        progress: Told how far it is.
+        kept_in: A file that holds the curves, or will; measured anew where it is for other contents.
+
+    Raises:
+        PlanError: no weight could be measured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        traced: Trace,
+        plan: Plan,
+        batches: Sequence[Batch],
+        progress: Progress | None = None,
+        kept_in: Path | None = None,
+    ) -> None:
+        sizes = {site.name: site.parameters for site in traced.sites if site.name in plan.conversions}
+        self._plan, self._total = plan, traced.parameters
+        self._curves = _kept_curves(model, sizes, batches, progress, kept_in)
+        if not self._curves:
+            raise PlanError("the data reaches none of the weights that could be converted")
+        self._fixed = traced.parameters - sum(sizes[name] for name in self._curves)
+
+    @property
+    def least(self) -> int:
+        """The parameters of the smallest network that the curves allow."""
+        return self._fixed + sum(min(p.parameters for p in points) for points in self._curves.values())
+
+    def choose(self, parameters: int) -> Choice:
+        """The plan that does least damage with at most so many parameters of the whole network.
+
+        Raises:
+            PlanError: the budget is below `least`.
+        """
+        if parameters < self.least:
+            raise PlanError(
+                f"the network cannot be made that small: at least {self.least:,} of its {self._total:,} "
+                f"parameters stay ({self.least / self._total:.1%}); the budget is {parameters:,}",
+                hint="ask for a larger budget, or let more weights in (--min-share 0, fewer --exclude)",
+            )
+        points = allocate(self._curves, parameters - self._fixed)
+        plan = with_orders(self._plan, {name: point.order for name, point in points.items()})
+        n = max(1, round(self._total / max(parameters, 1)))
+        errors = {name: math.sqrt(point.loss) for name, point in points.items()}
+        return Choice(Plan(n, plan.decisions), errors, _damage(points))
+
+    def levels(self) -> tuple[Level, ...]:
+        """Sizes of the whole network, falling, and the damage expected at each."""
+        shares = [share for share in LEVELS if share * self._total >= self.least]
+        found = [allocate(self._curves, int(share * self._total) - self._fixed) for share in shares]
+        return tuple(Level(share, _damage(points)) for share, points in zip(shares, found, strict=True))
+
+
+def _damage(points: Mapping[str, Point]) -> float:
+    return sum(point.damage for point in points.values())
+
+
+def _kept_curves(
+    model: nn.Module,
+    sizes: Mapping[str, int],
+    batches: Sequence[Batch],
+    progress: Progress | None,
+    kept_in: Path | None,
+) -> Curves:
+    if kept_in is None:
+        return measure_curves(model, sizes, batches, progress)
+    key = contents_key(model, batches, sizes)
+    curves = read_curves(kept_in, key)
+    if curves is None:
+        curves = measure_curves(model, sizes, batches, progress)
+        write_curves(kept_in, key, curves)
+    return curves
