@@ -29,6 +29,10 @@ class Batch:
         """The first `count` samples."""
         return self._each(lambda x: x[:count])
 
+    def tail(self, start: int) -> Batch:
+        """The samples from `start` on."""
+        return self._each(lambda x: x[start:])
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return self._each(lambda x: x.to(device))

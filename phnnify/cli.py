@@ -68,6 +68,22 @@ Include = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option(metavar="GLOB", help="Keep layers with such names; repeatable.")
 ]
+LowRank = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|off|SHARE",
+        help="auto (the default with --data): per weight, at the same size, the blocks, terms and rank that "
+        "fit best. off: order N with N terms, as in the papers. SHARE (0 to 1): so much for a low-rank term.",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Instead of --n: the size of the whole network, 25% (of its parameters) or 1.5MB. Each weight "
+        "gets its own part. Needs --data.",
+    ),
+]
 MinShare = Annotated[
     float,
     typer.Option(min=0, max=100, help="Keep weights with less than this percentage of the parameters."),
@@ -124,7 +140,7 @@ def convert(
         typer.Option(
             "--output", "-o", metavar="FILE",
             help="The converted model: .safetensors (weights and plan) or .pt (pickled module). "
-            "By default MODEL-nN beside you, in the form that MODEL has.",
+            "By default MODEL-nN (MODEL-small with --budget or --max-drop) beside you, in MODEL's form.",
         ),
     ] = None,
     arch: Arch = None,
@@ -142,6 +158,16 @@ def convert(
     mean: Mean = "",
     std: Std = "",
     include: Include = None,
+    low_rank: LowRank = None,
+    budget: Budget = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PERCENT",
+            help="Instead of --n: the smallest network that loses at most so much accuracy on --data, or "
+            "agreement with the original where that has no labels.",
+        ),
+    ] = None,
     exclude: Exclude = None,
     min_share: MinShare = 0.5,
     plan: Annotated[
@@ -172,11 +198,13 @@ def convert(
     with _own_output(), render.progress(quiet=quiet or as_json) as watch:
         watch(f"reading {model.name}", 0, 0)
         source = _read(model, arch, trust, device, seed)
-        target = output or Path(f"{model.stem}-n{followed.n if followed else n}{source.ending}")
+        label = "small" if budget or max_drop else f"n{followed.n if followed else n}"
+        target = output or Path(f"{model.stem}-{label}{source.ending}")
         _check_targets(model, [target, *targets[1:]], [])
         result = pipeline.convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
-            min_share=min_share / 100, plan=followed, data=data, samples=samples, eval_data=evaluation,
+            min_share=min_share / 100, low_rank=low_rank, budget=budget, max_drop=max_drop, plan=followed,
+            data=data, samples=samples, eval_data=evaluation,
             data_options=options, seed=seed, watch=watch,
         )  # fmt: skip
         result.model.cpu()
@@ -203,6 +231,13 @@ def inspect(
     arch: Arch = None,
     trust: Trust = False,
     inputs: InputSpecs = None,
+    low_rank: LowRank = None,
+    budget: Budget = None,
+    data: Data = None,
+    samples: Samples = 512,
+    size: Size = None,
+    mean: Mean = "",
+    std: Std = "",
     include: Include = None,
     exclude: Exclude = None,
     min_share: MinShare = 0.5,
@@ -215,18 +250,23 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what convert would do to each layer, and why; writes no model."""
-    from phnnify import pipeline
+    from phnnify import pipeline, render
+    from phnnify.data import DataOptions
     from phnnify.files import write_text
     from phnnify.inputs import read_inputs
     from phnnify.report import Change
 
     specs = read_inputs(inputs or [])
-    _check_targets(model, [plan, *(report or [])], report or [])
-    with _own_output():
+    options = DataOptions(size, _numbers(mean, "--mean"), _numbers(std, "--std"))
+    curves = plan.with_suffix(".curves.json") if plan and budget else None
+    _check_targets(model, [plan, curves, *(report or [])], report or [])
+    with _own_output(), render.progress(quiet=quiet or as_json) as watch:
+        watch(f"reading {model.name}", 0, 0)
         source = _read(model, arch, trust, "cpu", seed)
         made, described = pipeline.inspect(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
-            min_share=min_share / 100, seed=seed,
+            min_share=min_share / 100, low_rank=low_rank, budget=budget, data=data, samples=samples,
+            data_options=options, curves=curves, seed=seed, watch=watch,
         )  # fmt: skip
     described = described.with_files(Change(model.stat().st_size))
     if plan:

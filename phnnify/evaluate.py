@@ -50,6 +50,15 @@ class Evaluation:
     agreement: Agreement
     accuracy: Accuracy | None
 
+    @property
+    def drop(self) -> float:
+        """What was lost: accuracy where there were labels, else agreement, else the relative error."""
+        if self.accuracy:
+            return self.accuracy.teacher - self.accuracy.student
+        if self.agreement.top1 is not None:
+            return 1 - self.agreement.top1
+        return self.agreement.relative_error
+
 
 class _Sums:
     """Running totals over batches."""

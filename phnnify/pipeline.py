@@ -1,24 +1,31 @@
-"""The public verbs, and the only place that knows the order of the stages: trace → plan → fit → rewrite."""
+"""The public verbs, and the only place that knows the order: trace → plan → (choose) → rewrite → fit."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from phnnify.batches import Batch, as_batch, calibration_batches
+from phnnify.budget import Budget, parse_budget
+from phnnify.choose import Budgeting, Choice, best_forms
 from phnnify.data import DataOptions, read_data
 from phnnify.errors import PlanError, UsageError
 from phnnify.evaluate import evaluate
-from phnnify.fit import Fit, fit_weights
+from phnnify.fit import Fit, Progress, fit_weights
 from phnnify.inputs import Inputs, InputSpec, read_inputs
+from phnnify.measure import tensor_bytes
 from phnnify.plan import Plan, PlanOptions, check_plan, make_plan
 from phnnify.report import FITTED, NEEDS_DISTILLATION, Report, make_report
 from phnnify.rewrite import dense_weights, rewrite
 from phnnify.sequence import fit_in_sequence_
 from phnnify.trace import Trace, trace
+
+_ATTEMPTS = 6  # sizes that a bisection tries
 
 Watcher = Callable[[str, int, int], None]
 """Told (what is going on, how much is done, how much there is; 0 where that is unknown)."""
@@ -49,11 +56,32 @@ def inspect(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     min_share: float = 0.005,
+    low_rank: str | float | None = None,
+    budget: str | None = None,
+    data: str | Iterable[Any] | None = None,
+    samples: int = 512,
+    data_options: DataOptions | None = None,
+    curves: Path | None = None,
     seed: int = 0,
+    watch: Watcher | None = None,
 ) -> tuple[Plan, Report]:
-    """Say what `convert` would do, without doing it. Arguments as there."""
-    traced = trace(model, read_inputs(inputs), seed=seed)
-    plan = make_plan(traced, PlanOptions(n, tuple(include), tuple(exclude), min_share))
+    """Say what `convert` would do, without doing it. Arguments as there.
+
+    `curves`, with a budget, is a file in which what was measured is kept for the next time.
+    """
+    watch = watch or _nobody
+    sizing = _Sizing.read(low_rank, budget, None, has_data=data is not None)
+    batches = _batches(model, data, samples, data_options, seed, watch)
+    watch("looking at the network", 0, 0)
+    traced = trace(model, read_inputs(inputs) or input_specs(batches), seed=seed)
+    plan = make_plan(traced, PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share))
+    if sizing.budget and plan.conversions:
+        budgeting = Budgeting(model, traced, plan, batches, _measuring(watch), curves)
+        choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
+        return choice.plan, make_report(traced, choice.plan, expected=choice, levels=budgeting.levels())
+    if sizing.auto and plan.conversions:
+        choice = best_forms(model, plan, batches, _measuring(watch))
+        return choice.plan, make_report(traced, choice.plan, expected=choice)
     return plan, make_report(traced, plan)
 
 
@@ -65,6 +93,9 @@ def convert(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     min_share: float = 0.005,
+    low_rank: str | float | None = None,
+    budget: str | None = None,
+    max_drop: str | None = None,
     plan: Plan | None = None,
     data: str | Iterable[Any] | None = None,
     samples: int = 512,
@@ -82,7 +113,14 @@ def convert(
         include: Patterns of layer names; where given, only these are converted, and small ones too.
         exclude: Patterns of layer names that stay as they are.
         min_share: Weights with a smaller part of the parameters stay (0.005 is 0.5 %).
-        plan: A plan to follow instead of making one (then n, include, exclude and min_share do not count).
+        low_rank: 'off': order n with n terms, as in the papers. 'auto' (the default with data): per weight,
+            at the same size, the blocks, terms and rank that fit best. A share from 0 to 1: so much of each
+            weight's size goes to a low-rank term.
+        budget: Instead of n, a size for the whole network: '25%' of its parameters, or '1.5MB'. Each weight
+            gets its own part of it. Needs data.
+        max_drop: Instead of n, the smallest network that loses at most so much ('1%') accuracy on the data,
+            or agreement with the original where the data has no labels.
+        plan: A plan to follow instead of making one (then none of the options above counts).
         data: Inputs to fit the weights to, without labels: a reference (`data.read_data`) or an iterable of
             tensors, tuples (inputs, targets) or dicts of keyword arguments. Without it the fit looks at the
             weights alone.
@@ -96,33 +134,150 @@ def convert(
         The converted network (same class, same mode), the plan, and the report.
 
     Raises:
-        UsageError: an option has a value that cannot mean anything.
+        UsageError: an option has a value that cannot mean anything, or options exclude each other.
         FileError: the data cannot be read.
-        PlanError: the plan does not fit the network, or no weight can be converted.
+        PlanError: the plan does not fit the network, no weight can be converted, or no network is small or
+            near enough.
         ModelError: the network cannot be copied or run, or holds a weight that is not finite.
     """
     watch = watch or _nobody
-    batches = _batches(model, data, samples, data_options, seed, watch)
+    sizing = _Sizing.read(low_rank, budget, max_drop, has_data=data is not None)
+    batches = _batches(model, data, samples * (2 if sizing.drop else 1), data_options, seed, watch)
     watch("looking at the network", 0, 0)
     specs = read_inputs(inputs) or input_specs(batches)
     traced = trace(model, specs, seed=seed)
-    options = PlanOptions(n, tuple(include), tuple(exclude), min_share)
-    plan = check_plan(plan, traced) if plan else make_plan(traced, options)
-    _require_conversions(plan, traced)
+    options = PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share)
+    choice = Choice(check_plan(plan, traced) if plan else make_plan(traced, options))
+    _require_conversions(choice.plan, traced)
+    if plan is None and sizing.drop:
+        batches, held_out = _halves(batches)
+        budgeting = Budgeting(model, traced, choice.plan, batches, _measuring(watch))
+        choice = _smallest(model, traced, budgeting, sizing.drop, batches, held_out, watch)
+    elif plan is None and sizing.budget:
+        budgeting = Budgeting(model, traced, choice.plan, batches, _measuring(watch))
+        choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
+        _require_conversions(choice.plan, traced)
+    elif plan is None and sizing.auto:
+        choice = best_forms(model, choice.plan, batches, _measuring(watch))
+    converted, fits, notes = _fitted(model, choice.plan, batches, watch)
+    report = make_report(traced, choice.plan, fits, notes, choice)
+    if eval_data is not None:
+        watch("comparing with the original", 0, 0)
+        compared = evaluate(model, converted, _opened(eval_data, data_options, None, seed))
+        report = replace(report, evaluation=compared)
+    return Result(converted, choice.plan, report, specs)
+
+
+@dataclass(frozen=True)
+class _Sizing:
+    """What was asked for: the best form of each weight, a share for low rank, a budget, or a largest drop."""
+
+    auto: bool = False
+    share: float = 0.0
+    budget: Budget | None = None
+    drop: float | None = None
+
+    @classmethod
+    def read(
+        cls, low_rank: str | float | None, budget: str | None, max_drop: str | None, *, has_data: bool
+    ) -> _Sizing:
+        if budget and max_drop:
+            raise UsageError("--budget and --max-drop exclude each other")
+        if (budget or max_drop) and low_rank is not None:
+            raise UsageError("--low-rank has no meaning with --budget or --max-drop, which choose the forms")
+        for option, given in (("--budget", budget), ("--max-drop", max_drop), ("--low-rank auto", low_rank)):
+            if given and (given == "auto" or option != "--low-rank auto") and not has_data:
+                raise UsageError(f"{option} needs --data", hint="a few hundred inputs, no labels needed")
+        if budget:
+            return cls(budget=parse_budget(budget))
+        if max_drop:
+            return cls(drop=_percentage(max_drop, "--max-drop"))
+        if low_rank is None or low_rank == "auto":
+            return cls(auto=has_data)
+        return cls(share=0.0 if low_rank == "off" else _share(low_rank))
+
+
+def _percentage(text: str, option: str) -> float:
+    try:
+        value = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise UsageError(f"{option} {text!r} is no percentage above 0 and below 100", hint="such as 1%")
+    return value
+
+
+def _share(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--low-rank {text!r} is not auto, off or a number from 0 to 1") from None
+
+
+def _fitted(
+    model: nn.Module, plan: Plan, batches: list[Batch], watch: Watcher
+) -> tuple[nn.Module, dict[str, Fit], list[str]]:
+    """The network converted by a plan, the fits, and what to say about them."""
     weights = dense_weights(model, plan.conversions)
     fits = fit_weights(
         weights, plan.conversions, lambda done, total, name: watch(f"fitting {name}", done, total)
     )
     converted = rewrite(model, {name: fit.factors for name, fit in fits.items()})
-    notes = [NEEDS_DISTILLATION]
-    if batches:
-        fits, notes = _fit_to_data_(converted, model, fits, batches, watch)
-    report = make_report(traced, plan, fits, notes)
-    if eval_data is not None:
-        watch("comparing with the original", 0, 0)
-        compared = evaluate(model, converted, _opened(eval_data, data_options, None, seed))
-        report = replace(report, evaluation=compared)
-    return Result(converted, plan, report, specs)
+    if not batches:
+        return converted, fits, [NEEDS_DISTILLATION]
+    return converted, *_fit_to_data_(converted, model, fits, batches, watch)
+
+
+def _smallest(
+    model: nn.Module,
+    traced: Trace,
+    budgeting: Budgeting,
+    drop: float,
+    batches: list[Batch],
+    held_out: list[Batch],
+    watch: Watcher,
+) -> Choice:
+    """The plan of the smallest network that loses at most `drop`, found by bisection between sizes."""
+    low, high = budgeting.least / traced.parameters, 1.0
+    found: Choice | None = None
+    least_drop = 1.0
+    for attempt in range(_ATTEMPTS):
+        share = math.sqrt(low * high)
+        choice = budgeting.choose(max(budgeting.least, int(share * traced.parameters)))
+        if not choice.plan.conversions:
+            low = share
+            continue
+        converted, _, _ = _fitted(model, choice.plan, batches, watch)
+        watch(f"comparing at {share:.0%} of the size", attempt, _ATTEMPTS)
+        lost = evaluate(model, converted, held_out).drop
+        least_drop = min(least_drop, lost)
+        if lost <= drop:
+            found, high = choice, share
+        else:
+            low = share
+    if found is None:
+        raise PlanError(
+            f"no smaller network loses at most {drop:.2%}: the best of those tried loses {least_drop:.2%}",
+            hint="permit a larger drop, or give more inputs (--samples)",
+        )
+    return found
+
+
+def _halves(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Inputs to fit to, and others to compare on; one batch serves for both."""
+    half = sum(batch.size for batch in batches) // 2
+    first = calibration_batches(batches, max(half, 1))
+    rest: list[Batch] = []
+    skip = half
+    for batch in batches:
+        if skip < batch.size:
+            rest.append(batch.tail(skip))
+        skip = max(0, skip - batch.size)
+    return first, rest
+
+
+def _measuring(watch: Watcher) -> Progress:
+    return lambda done, total, name: watch(f"measuring {name}", done, total)
 
 
 def input_specs(batches: Sequence[Batch]) -> tuple[InputSpec, ...]:

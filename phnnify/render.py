@@ -14,7 +14,7 @@ from rich.text import Text
 from phnnify.errors import PhnnifyError
 from phnnify.export import OnnxFile
 from phnnify.pipeline import Watcher
-from phnnify.report import HEADINGS, Report, layer_cells, summary
+from phnnify.report import HEADINGS, LEVEL_HEADINGS, Report, layer_cells, level_rows, summary
 
 _NAME_WIDTH = 28  # columns of a layer's name
 _LONGEST = 2000  # characters of a message
@@ -25,6 +25,8 @@ def show_report(report: Report, console: Console | None = None) -> None:
     console = console or Console()
     console.print(_layers(report))
     console.print(_whole(report))
+    if report.levels:
+        console.print(_levels(report))
     if report.onnx:
         console.print(_onnx_line(report.onnx))
     for note in report.notes:
@@ -60,6 +62,15 @@ def _whole(report: Report) -> Table:
     for heading in ("\nwhole network", "\nbefore", "\nafter", "\nkept"):
         table.add_column(heading, justify="left" if "network" in heading else "right", no_wrap=True)
     for row in summary(report):
+        table.add_row(*row)
+    return table
+
+
+def _levels(report: Report) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    for heading in LEVEL_HEADINGS:
+        table.add_column(f"\n{heading}", justify="right", no_wrap=True)
+    for row in level_rows(report):
         table.add_row(*row)
     return table
 

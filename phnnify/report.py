@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from phnnify import __version__
+from phnnify.choose import Choice, Level
 from phnnify.errors import UsageError
 from phnnify.evaluate import Evaluation
 from phnnify.export import OnnxFile
@@ -57,6 +58,7 @@ class LayerReport:
             FLOPs are known.
         calls, flops: Of one forward pass on the example input; None where unknown.
         weight_error: ‖W−Ŵ‖/‖W‖. output_error: the same for its outputs, where there was data.
+        predicted_error: What its output error was expected to be, on the inputs that the original sees.
     """
 
     name: str
@@ -75,6 +77,7 @@ class LayerReport:
     flops_share: float | None
     weight_error: float | None = None
     output_error: float | None = None
+    predicted_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Report:
     bytes: Change = Change()
     onnx: OnnxFile | None = None
     evaluation: Evaluation | None = None
+    predicted_damage: float | None = None
+    levels: tuple[Level, ...] = ()
 
     @property
     def converted(self) -> Change:
@@ -110,6 +115,8 @@ class Report:
             "bytes": asdict(self.bytes),
             "layers": [asdict(layer) for layer in self.layers],
             "notes": list(self.notes),
+            "predicted_damage": self.predicted_damage,
+            "levels": [asdict(level) for level in self.levels],
             "accuracy": asdict(accuracy) if accuracy else None,
             "agreement": asdict(self.evaluation.agreement) if self.evaluation else None,
             "latency": None,
@@ -127,6 +134,8 @@ class Report:
             *self.notes,
             _markdown_table(("", "before", "after", "kept"), summary(self)),
         ]
+        if self.levels:
+            parts += ["## Sizes", _markdown_table(LEVEL_HEADINGS, level_rows(self))]
         parts += ["## Layers", _markdown_table(HEADINGS, [layer_cells(layer) for layer in self.layers])]
         return "\n\n".join(parts) + "\n"
 
@@ -135,10 +144,14 @@ class Report:
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         overview = _html_table(("", "before", "after", "kept"), summary(self))
         rows = _html_table(HEADINGS, [layer_cells(layer) for layer in self.layers])
+        sizes = f"<h2>Sizes</h2>{_html_table(LEVEL_HEADINGS, level_rows(self))}" if self.levels else ""
         title = f"phnnify: n = {self.n}"
-        return _PAGE.format(title=title, body=f"<h1>{title}</h1>{notes}{overview}<h2>Layers</h2>{rows}")
+        return _PAGE.format(
+            title=title, body=f"<h1>{title}</h1>{notes}{overview}{sizes}<h2>Layers</h2>{rows}"
+        )
 
 
+LEVEL_HEADINGS = ("size of the network", "parameters", "expected divergence, nats")
 HEADINGS = ("layer", "shape", "before", "after", "error, or why it stays")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -153,7 +166,12 @@ td:nth-child(n+2) {{ font-variant-numeric: tabular-nums; }}
 
 
 def make_report(
-    trace: Trace, plan: Plan, fits: Mapping[str, Fit] | None = None, notes: Sequence[str] = ()
+    trace: Trace,
+    plan: Plan,
+    fits: Mapping[str, Fit] | None = None,
+    notes: Sequence[str] = (),
+    expected: Choice | None = None,
+    levels: tuple[Level, ...] = (),
 ) -> Report:
     """Put together what the stages know.
 
@@ -162,6 +180,8 @@ def make_report(
         plan: The decision about each of them.
         fits: The fit of each converted one; None where nothing was fitted.
         notes: What a reader should know, in sentences.
+        expected: What the choice of the plan predicted.
+        levels: Sizes of the network and the damage expected at each.
     """
     sites = {site.name: site for site in trace.sites}
     flops = sum(site.flops or 0 for site in trace.sites)
@@ -187,11 +207,25 @@ def make_report(
                 flops_share=site.flops / flops if flops and site.flops is not None else None,
                 weight_error=fit.weight_error if fit else None,
                 output_error=fit.output_error if fit else None,
+                predicted_error=expected.errors.get(site.name) if expected and order else None,
             )
         )
     saved = sum(layer.params_before - layer.params_after for layer in layers)
     notes = [*([trace.note] if trace.note else []), *notes]
-    return Report(plan.n, Change(trace.parameters, trace.parameters - saved), tuple(layers), tuple(notes))
+    return Report(
+        plan.n,
+        Change(trace.parameters, trace.parameters - saved),
+        tuple(layers),
+        tuple(notes),
+        predicted_damage=expected.damage if expected else None,
+        levels=levels,
+    )
+
+
+def level_rows(report: Report) -> list[tuple[str, ...]]:
+    """One row under `LEVEL_HEADINGS` for each size."""
+    total = report.params.before or 0
+    return [(f"{x.share:.0%}", f"{int(x.share * total):,}", f"{x.damage:.3f}") for x in report.levels]
 
 
 def summary(report: Report) -> list[tuple[str, ...]]:
@@ -203,6 +237,8 @@ def summary(report: Report) -> list[tuple[str, ...]]:
     ]
     if report.onnx:
         rows.append(("ONNX file, bytes", "", f"{report.onnx.bytes:,}", ""))
+    if report.predicted_damage is not None:
+        rows.append(("divergence predicted, nats", "", f"{report.predicted_damage:.3f}", ""))
     rows = [row for row in rows if row[1] or row[2]]
     return rows + _evaluation_rows(report.evaluation) if report.evaluation else rows
 
@@ -214,6 +250,8 @@ def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
         rows.append((f"{accuracy.metric} accuracy", f"{accuracy.teacher:.1%}", f"{accuracy.student:.1%}", ""))
     if agreement.top1 is not None:
         rows.append(("same answer as the original", "", f"{agreement.top1:.1%}", ""))
+        if agreement.kl is not None:
+            rows.append(("divergence of the answers, nats", "", f"{agreement.kl:.3f}", ""))
     else:
         rows.append(("error of the output", "", f"{agreement.relative_error:.1%}", ""))
     return rows
@@ -234,6 +272,8 @@ def layer_cells(layer: LayerReport) -> tuple[str, ...]:
         last = f"{layer.output_error:.1%} of its output; {last}"
     elif layer.weight_error is not None:
         last = f"{layer.weight_error:.1%} of the weight; {last}"
+    elif layer.predicted_error is not None:
+        last = f"{layer.predicted_error:.1%} of its output expected; {last}"
     elif layer.flops_share is not None:
         last += f"; {layer.flops_share:.1%} of FLOPs"
     return layer.name, shape, f"{layer.params_before:,}", f"{layer.params_after:,}", last
