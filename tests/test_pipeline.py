@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -257,3 +258,96 @@ def test_what_stays_of_the_character_model_has_its_reason(assets: Path) -> None:
     assert kept["blocks.layers.0.self_attn.out_proj"].startswith("used outside its module")
     assert len(kept) == 2 + 2 * 4
     assert len(layers) - len(kept) == 2 * 4
+
+
+def images(count: int) -> torch.Tensor:
+    x = torch.randn(count, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    return nn.functional.interpolate(x, (8, 8), mode="bilinear")
+
+
+def test_the_best_forms_are_the_default_with_data_and_the_papers_form_is_one_option_away() -> None:
+    torch.manual_seed(0)
+    model, x = Plain().eval(), images(100)
+    papers = phnnify.convert(model, 4, data=x, low_rank="off", min_share=0, eval_data=x)
+    auto = phnnify.convert(model, 4, data=x, min_share=0, eval_data=x)
+    assert papers.plan == phnnify.convert(model, 4, min_share=0).plan
+    assert auto.plan != papers.plan
+    assert auto.plan == phnnify.inspect(model, 4, data=x, min_share=0)[0]
+    assert (auto.report.params.after or 0) <= (papers.report.params.after or 0)
+    assert auto.report.evaluation is not None
+    assert papers.report.evaluation is not None
+    error = auto.report.evaluation.agreement.relative_error
+    assert error < papers.report.evaluation.agreement.relative_error
+    for layer in auto.report.layers:
+        assert layer.predicted_error is not None
+        assert layer.output_error is not None
+
+
+@pytest.mark.parametrize("share", [0.5, "0.5", 1])
+def test_a_share_goes_to_a_low_rank_term(share: str | float) -> None:
+    torch.manual_seed(0)
+    result = phnnify.convert(Plain(), 2, low_rank=share, min_share=0)
+    orders = list(result.plan.conversions.values())
+    assert all(order.rank for order in orders)
+    assert all((order.terms == 0) == (share == 1) for order in orders)
+    papers = phnnify.convert(Plain(), 2, min_share=0).report.params.after or 0
+    assert (result.report.params.after or 0) <= papers
+    assert [layer.rank for layer in result.report.layers] == [order.rank for order in orders]
+
+
+def test_a_budget_holds_for_the_whole_network() -> None:
+    torch.manual_seed(0)
+    model, x = Plain().eval(), images(100)
+    total = parameter_count(model)
+    for budget, limit in (("30%", 0.3 * total), (f"{2 * total}B", total / 2)):
+        result = phnnify.convert(model, budget=budget, data=x, min_share=0)
+        assert parameter_count(result.model) <= limit
+        assert result.report.predicted_damage is not None
+        assert parameter_count(result.model) == result.report.params.after
+    plan, report = phnnify.inspect(model, budget="30%", data=x, min_share=0)
+    assert len(report.levels) > 2
+    assert plan == phnnify.convert(model, budget="30%", data=x, min_share=0).plan
+
+
+def test_the_smallest_network_within_a_drop_is_found() -> None:
+    torch.manual_seed(0)
+    model, x = Plain().eval(), images(200)
+    sizes = []
+    for drop in ("2%", "40%"):
+        result = phnnify.convert(model, max_drop=drop, data=x, samples=100, min_share=0)
+        sizes.append(parameter_count(result.model))
+    assert sizes[1] <= sizes[0] < parameter_count(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": "25%"}, "--budget needs --data"),
+        ({"max_drop": "1%"}, "--max-drop needs --data"),
+        ({"low_rank": "auto"}, "--low-rank auto needs --data"),
+        ({"low_rank": "much"}, "not auto, off or a number"),
+        ({"low_rank": 2.0}, "must be within 0 to 1"),
+        ({"budget": "25%", "max_drop": "1%"}, "exclude each other"),
+        ({"budget": "25%", "low_rank": "off"}, "has no meaning with --budget"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        phnnify.convert(Plain(), **options)
+
+
+@pytest.mark.parametrize("drop", ["x", "0%", "100%", "-1"])
+def test_a_drop_that_is_no_percentage_is_refused(drop: str) -> None:
+    with pytest.raises(UsageError, match="is no percentage"):
+        phnnify.convert(Plain(), max_drop=drop, data=images(4))
+
+
+def test_converted_networks_with_low_rank_terms_survive_their_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Plain().eval(), images(60)
+    result = phnnify.convert(model, 4, data=x, low_rank=0.5, min_share=0)
+    phnnify.save(result.model, tmp_path / "small.safetensors", result.plan)
+    again = phnnify.load(tmp_path / "small.safetensors", Plain())
+    torch.testing.assert_close(again(x), result.model(x))
+    checked = phnnify.export_onnx(result.model, tmp_path / "small.onnx", result.inputs)
+    assert checked.bytes < 0.6 * 4 * parameter_count(model) + 20_000
