@@ -765,3 +765,48 @@ def test_data_that_cannot_be_used_is_refused_and_nothing_is_written() -> None:
     failed(digits("--data", DIGITS / "test.npz", "--mean", "0,0", "--std", "1,1"), 1, "x has shape")
     failed(digits("--data", "module.pt"), 1, "has no x")
     assert here() == set()
+
+
+def test_a_budget_is_inspected_kept_edited_and_followed(folder: Path) -> None:
+    data = DIGITS / "calibration.npz"
+    inspect = ("inspect", DIGITS / "model.pt", "--budget", "20%", "--data", data, "--samples", 100)
+    first = done(command(*inspect, "--plan", "plan.toml"))
+    assert "expected divergence" in first.out
+    assert here() == {"plan.toml", "plan.curves.json"}
+    written = (folder / "plan.toml").read_bytes(), (folder / "plan.curves.json").read_bytes()
+    report = json.loads(done(command(*inspect, "--plan", "plan.toml", "--json")).out)
+    assert written == ((folder / "plan.toml").read_bytes(), (folder / "plan.curves.json").read_bytes())
+    assert report["params"]["after"] <= 0.2 * report["params"]["before"]
+    assert [level["share"] for level in report["levels"]][:2] == [0.75, 0.5]
+    assert report["predicted_damage"] >= 0
+    followed = done(digits("--plan", "plan.toml", "--data", data, "--samples", 100, "--json"))
+    after = json.loads(followed.out)
+    assert after["params"] == report["params"]
+    ranks = [layer["rank"] for layer in after["layers"] if layer["status"] == "converted"]
+    assert ranks == [layer["rank"] for layer in report["layers"] if layer["status"] == "converted"]
+
+
+def test_a_budget_names_its_file_small_and_holds() -> None:
+    data = DIGITS / "calibration.npz"
+    arguments = ("--budget", "60kB", "--data", data, "--samples", 100, "--quiet")
+    done(command("convert", DIGITS / "model.pt", *arguments))
+    assert here() == {"model-small.pt"}
+    assert sum(p.numel() for p in phnnify.load("model-small.pt").parameters()) * 4 <= 60_000
+
+
+def test_sizes_that_make_no_sense_are_wrong_usage() -> None:
+    data = DIGITS / "calibration.npz"
+    failed(digits("--budget", "20%"), 2, "--budget needs --data")
+    failed(digits("--budget", "big", "--data", data), 2, "--budget 'big' is no size", "25%")
+    failed(digits("--max-drop", "much", "--data", data), 2, "is no percentage")
+    failed(digits("--low-rank", "some"), 2, "not auto, off or a number")
+    failed(digits("--budget", "1%", "--data", data, "--samples", 50), 1, "cannot be made that small")
+    assert here() == set()
+
+
+def test_a_low_rank_share_is_reported_and_exported() -> None:
+    arguments = ("--low-rank", "0.5", "--input", "1x1x8x8", "--onnx", "small.onnx", "--json")
+    report = json.loads(done(digits(*arguments)).out)
+    converted = [layer for layer in report["layers"] if layer["status"] == "converted"]
+    assert any(layer["rank"] for layer in converted)
+    assert report["onnx"]["max_rel_diff"] < 1e-4

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phnnify.batches import Batch
 from phnnify.errors import FileError, ModelError
-from phnnify.evaluate import evaluate
+from phnnify.evaluate import Accuracy, Agreement, Evaluation, evaluate, output_change
 
 
 class Fixed(nn.Module):
@@ -119,3 +119,20 @@ def test_labels_that_do_not_fit_are_refused(labels: Tensor, words: str) -> None:
 def test_no_samples_are_refused() -> None:
     with pytest.raises(FileError, match="no samples"):
         evaluate(Fixed(Y), Fixed(Z), [])
+
+
+def test_the_change_of_an_answer_is_a_divergence_or_a_squared_error() -> None:
+    y, y_hat = torch.randn(5, 3, 4), torch.randn(5, 3, 4)
+    p, q = y.double().softmax(-1), y_hat.double().softmax(-1)
+    wanted = float((p * (p / q).log()).sum(-1).mean())
+    assert output_change(y, y_hat) == pytest.approx(wanted, rel=1e-4)
+    single = torch.tensor([[3.0], [4.0]])
+    assert output_change(single, single + torch.tensor([[1.0], [0.0]])) == pytest.approx(1 / 25)
+    assert output_change(single, single) == 0
+
+
+def test_what_is_lost_is_accuracy_else_agreement_else_error() -> None:
+    agreement = Agreement(10, 0.75, 0.1, 0.3)
+    assert Evaluation(agreement, Accuracy("top-1", 0.9, 0.85)).drop == pytest.approx(0.05)
+    assert Evaluation(agreement, None).drop == 0.25
+    assert Evaluation(Agreement(10, None, None, 0.3), None).drop == 0.3

@@ -13,7 +13,16 @@ from torch import nn
 
 from phnnify.algebra import Order
 from phnnify.errors import PlanError, UsageError
-from phnnify.plan import Decision, Plan, PlanOptions, check_plan, make_plan, parse_plan
+from phnnify.plan import (
+    WORTH_ITS_SIZE,
+    Decision,
+    Plan,
+    PlanOptions,
+    check_plan,
+    make_plan,
+    parse_plan,
+    with_orders,
+)
 from phnnify.trace import Trace, trace
 from tests.graph_networks import Outside, Plain, Tied
 
@@ -189,3 +198,23 @@ def test_a_plan_cannot_convert_what_must_stay() -> None:
     plan = Plan(2, (Decision("table", "Embedding", (20, 16), Order(2, 2, 2)),))
     with pytest.raises(PlanError, match="must stay: tied"):
         check_plan(plan, trace(Tied()))
+
+
+@pytest.mark.parametrize("order", [Order(4, 4, 2, 3), Order.low_rank(5)], ids=str)
+def test_ranks_survive_both_forms(order: Order) -> None:
+    plan = head(order=order)
+    assert parse_plan(plan.to_json()) == plan
+    assert parse_plan(plan.to_toml()) == plan
+
+
+def test_a_rank_that_is_too_large_is_refused(traced: Trace) -> None:
+    with pytest.raises(PlanError, match="rank 13 does not fit head"):
+        check_plan(head(order=Order.low_rank(13)), traced)
+
+
+def test_orders_are_replaced_and_weights_kept_as_worth_their_size() -> None:
+    plan = with_orders(head(), {"head": Order.low_rank(2), "other": None})
+    assert plan.conversions == {"head": Order.low_rank(2)}
+    assert with_orders(plan, {"head": None}).decisions[0].reason == WORTH_ITS_SIZE
+    kept = Plan(4, (Decision("head", "Linear", (12, 64), reason="excluded by the user"),))
+    assert with_orders(kept, {"head": Order.low_rank(2)}) == kept
