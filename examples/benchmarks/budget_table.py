@@ -1,4 +1,4 @@
-"""What predicts the damage that compressed weights do: ways to weight a budget, on the networks of the assets.
+"""What predicts the damage that compressed weights do: ways to weight a budget, on networks of the assets.
 
     python examples/benchmarks/budget_table.py [FOLDER [NETWORK ...]]
 
