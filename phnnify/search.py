@@ -28,7 +28,8 @@ from phnnify.alternate import Problem, low_rank_losses, nearest
 
 _DIVISORS = 64  # sides are divided into so many parts at most, or into single rows and columns
 _FEWER_DIVISORS = (1, 2, 3, 4, 8, 16, 32)  # of weights with more numbers than `_LARGE`
-_LARGE = 1 << 20
+_LARGE = 1 << 19
+_HUGE = 1 << 22  # numbers of a weight above which only low rank and the papers' form are compared
 _GRAM = 1024  # side of the Gram matrices whose spectrum ranks divisions
 _SIDE = 1024  # side of a fit's systems that is always permitted
 _FITTED = 6  # divisions that are fitted
@@ -77,16 +78,21 @@ class Search:
         Args:
             size: In numbers.
             n: Also consider the papers' form of this n, if it is no larger.
-            thorough: Fit more candidates, and for longer.
+            thorough: Fit more candidates, and for longer; weights with more numbers than `_LARGE` never are.
         """
         shape = self.shape
+        thorough = thorough and math.prod(shape) <= _LARGE
         found = [form for form in [self.low_rank(size)] if form]
         limit = found[0].loss if found else math.inf
-        tried = [self._fit(order, 2) for order in self._divisions(size)[: None if thorough else _FEW]]
+        tried = [self._fit(order, 2) for order in self._divisions(size, thorough)]
         if n and (papers := Order.closest(shape[0], shape[1], n)).parameters(shape) <= size:
             tried.append(self._fit(papers, 2))
         tried = sorted((form for form in tried if form.loss < _HOPELESS * limit), key=lambda form: form.loss)
-        mixed = [self._fit(order, 2) for form in tried[:2] for order in self._with_rank(form.order, size)]
+        mixed = [
+            self._fit(order, 2)
+            for form in tried[: 2 if thorough else 1]
+            for order in self._with_rank(form.order, size)
+        ]
         tried = sorted([*tried, *mixed], key=lambda form: form.loss)
         found += [self._fit(form.order, _ROUNDS) for form in tried[:2]] if thorough else tried[:1]
         return min(found, key=lambda form: form.loss * (1 + _TIE * bool(form.order.terms)), default=None)
@@ -106,22 +112,24 @@ class Search:
         relative = max(loss, 0.0) / self._problem.energy if self._problem.energy > 0 else 0.0
         return Form(order, order.parameters(self._problem.shape), relative)
 
-    def _divisions(self, size: int) -> list[Order]:
+    def _divisions(self, size: int, thorough: bool) -> list[Order]:
         """The most promising Kronecker sums of at most `size` numbers; what is left over goes to a rank."""
         shape = self._problem.shape
         columns = math.prod(shape[1:])
+        if math.prod(shape) > _HUGE:
+            return []
         if self._tails is None:
             self._tails = _tails(self._problem)
         ranked = []
         for (n_out, n_in), tail in self._tails.items():
             terms = min(size // Order(n_out, n_in, 1).parameters(shape), len(tail) - 1)
-            side = max(columns, _SIDE)
+            side = max(columns if thorough else columns // 2, _SIDE)
             if terms and terms * n_in <= side and terms * columns // n_in <= side:
                 order = Order(n_out, n_in, terms)
                 rank = (size - order.parameters(shape)) // (shape[0] + columns)
                 ranked.append((float(tail[terms]), Order(n_out, n_in, terms, _bounded(rank, shape))))
         ranked.sort(key=lambda pair: (pair[0], str(pair[1])))
-        return [order for _, order in ranked[:_FITTED]]
+        return [order for _, order in ranked[: _FITTED if thorough else _FEW]]
 
     def _with_rank(self, order: Order, size: int) -> list[Order]:
         """The same division with fewer terms, and a rank for the rest of the size."""

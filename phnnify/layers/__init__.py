@@ -14,7 +14,7 @@ Three ways to run, by kind:
 
 - Linear, and convolutions with a kernel of size 1 and one group, multiply with the factors
   (`products.multiply`), unless that takes many times the multiplications of W itself.
-- A convolution of one group with nothing but a low-rank term is two: a thin one with V, then U at each position.
+- A convolution of one group with nothing but a low-rank term is two: a thin one with V, then one with U.
 - Everything else composes W, which is cheap beside the convolution itself, and hands it to the
   forward of its dense twin, so that every constructor field means exactly what it means in torch. In eval
   mode the composed weight is kept until a factor changes, the module moves, or train mode returns. (Writes
