@@ -151,7 +151,7 @@ class Report:
         )
 
 
-LEVEL_HEADINGS = ("size of the network", "parameters", "expected divergence, nats")
+LEVEL_HEADINGS = ("size of the network", "parameters", "expected change of the answer")
 HEADINGS = ("layer", "shape", "before", "after", "error, or why it stays")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -238,7 +238,7 @@ def summary(report: Report) -> list[tuple[str, ...]]:
     if report.onnx:
         rows.append(("ONNX file, bytes", "", f"{report.onnx.bytes:,}", ""))
     if report.predicted_damage is not None:
-        rows.append(("divergence predicted, nats", "", f"{report.predicted_damage:.3f}", ""))
+        rows.append(("expected change of the answer", "", f"{report.predicted_damage:.3f}", ""))
     rows = [row for row in rows if row[1] or row[2]]
     return rows + _evaluation_rows(report.evaluation) if report.evaluation else rows
 
