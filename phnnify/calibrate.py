@@ -59,10 +59,7 @@ class Statistics:
 
     def grouped(self, W: Tensor) -> Tensor:
         """A weight (out, in·|kernel|) by groups: (g, o, k)."""
-        groups = len(self.C)
-        if self.by_columns:
-            return W.view(len(W), groups, -1).transpose(0, 1)
-        return W.view(groups, -1, W.shape[1])
+        return _by_groups(W, len(self.C), by_columns=self.by_columns)
 
     def error(self, W: Tensor) -> float | None:
         """sqrt(E|y − Ŵ x̂|² / E|y|²) of a weight (out, in·|kernel|); None where only a diagonal is known."""
@@ -75,6 +72,10 @@ class Statistics:
     def shift(self, W: Tensor) -> Tensor:
         """What a bias has to add so that a weight (out, in·|kernel|) gives the same mean output: (g·o,)."""
         return (self.mean_y - (self.grouped(W) @ self.mean_hat[:, :, None]).squeeze(2)).flatten()
+
+
+def _by_groups(W: Tensor, groups: int, *, by_columns: bool) -> Tensor:
+    return W.view(len(W), groups, -1).transpose(0, 1) if by_columns else W.view(groups, -1, W.shape[1])
 
 
 class Sums:
@@ -176,9 +177,7 @@ class _Cut:
 
     def grouped(self, weight: Tensor) -> Tensor:
         """A weight (out, in·|kernel|) by groups: (g, o, k)."""
-        if self.by_columns:
-            return weight.view(len(weight), self._groups, -1).transpose(0, 1)
-        return weight.view(self._groups, -1, weight.shape[1])
+        return _by_groups(weight, self._groups, by_columns=self.by_columns)
 
     def step(self, inputs: list[Tensor]) -> int:
         """Every how manieth position along each axis is enough."""

@@ -1,7 +1,7 @@
 """Curves of all weights: forms of falling size, and the damage that each does to the network's answer.
 
-They come from one survey of the original and one run with each weight replaced, and are kept in a small JSON
-file, keyed by the contents of the network and of the data, so that a second look is instant.
+They come from one survey of the original and one run with each form in its weight's place, and are kept in a
+small JSON file, keyed by the contents of the network and of the data, so that a second look is instant.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from phnnify.errors import ModelError
 from phnnify.inputs import Example
-from phnnify.measure import forward
+from phnnify.measure import forward, submodule
 
 
 class Stop(NamedTuple):
@@ -48,9 +48,8 @@ class Runs:
 
     def __init__(self, model: nn.Module, names: Iterable[str], examples: Iterable[Example]) -> None:
         self._handles = ExitStack()
-        modules = dict(model.named_modules())
         for name in names:
-            handle = modules[name].register_forward_pre_hook(_stopping(name), with_kwargs=True)
+            handle = submodule(model, name).register_forward_pre_hook(_stopping(name), with_kwargs=True)
             self._handles.callback(handle.remove)
         self._runs = [_Run(model, example) for example in examples]
 

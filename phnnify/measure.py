@@ -26,6 +26,15 @@ def tensor_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *buffers))
 
 
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """The module of a site; a network that is itself one layer has a site `weight` without a module's name.
+
+    Raises:
+        AttributeError: there is none of that name.
+    """
+    return model if name == "weight" and not list(model.children()) else model.get_submodule(name)
+
+
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """A copy in eval mode that shares all tensors: it can be hooked, traced and run, and thrown away.
 

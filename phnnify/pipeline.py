@@ -185,9 +185,10 @@ class _Sizing:
             raise UsageError("--budget and --max-drop exclude each other")
         if (budget or max_drop) and low_rank is not None:
             raise UsageError("--low-rank has no meaning with --budget or --max-drop, which choose the forms")
-        for option, given in (("--budget", budget), ("--max-drop", max_drop), ("--low-rank auto", low_rank)):
-            if given and (given == "auto" or option != "--low-rank auto") and not has_data:
-                raise UsageError(f"{option} needs --data", hint="a few hundred inputs, no labels needed")
+        asked = {"--budget": budget, "--max-drop": max_drop, "--low-rank auto": low_rank == "auto"}
+        needy = [option for option, given in asked.items() if given]
+        if needy and not has_data:
+            raise UsageError(f"{needy[0]} needs --data", hint="a few hundred inputs, no labels needed")
         if budget:
             return cls(budget=parse_budget(budget))
         if max_drop:

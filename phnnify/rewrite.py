@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from phnnify.algebra import Factors
 from phnnify.errors import PlanError
 from phnnify.layers import PHMLayer
-from phnnify.measure import copied
+from phnnify.measure import copied, submodule
 from phnnify.rules import rule_for
 
 
@@ -55,8 +55,7 @@ def rewrite(model: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
 def _dense_layer(model: nn.Module, name: str) -> tuple[nn.Module, type[PHMLayer]]:
     """The module of a site, and the layer that replaces it."""
     try:
-        # A network that is itself one dense layer has a site without a module's name: `weight`.
-        module = model if name == "weight" and not list(model.children()) else model.get_submodule(name)
+        module = submodule(model, name)
     except AttributeError:
         raise PlanError(f"the network has no layer {name!r}") from None
     layer = rule_for(module, "weight").becomes

@@ -17,7 +17,7 @@ from phnnify.batches import Batch
 from phnnify.evaluate import main_output, output_change
 from phnnify.fit import Progress
 from phnnify.inputs import Example
-from phnnify.measure import evaluation_copy, forward
+from phnnify.measure import evaluation_copy, forward, submodule
 from phnnify.rules import rule_for
 
 
@@ -44,7 +44,7 @@ def damages(
     for done, (name, all_factors) in enumerate(forms.items()):
         if progress:
             progress(done, len(forms), name)
-        layer = model.get_submodule(name)
+        layer = submodule(model, name)
         found[name] = [_damage(model, layer, factors, examples, wanted) for factors in all_factors]
     if progress:
         progress(len(forms), len(forms), "")
@@ -56,7 +56,9 @@ def _damage(
 ) -> float:
     rule = rule_for(layer, "weight").becomes
     weight = compose(*factors)
-    handle = layer.register_forward_hook(_replacing(rule.orient(weight) if rule else weight))
+    handle = layer.register_forward_hook(
+        _replacing(rule.orient(weight) if rule else weight), with_kwargs=True
+    )
     try:
         answers = [main_output(forward(model, example)) for example in examples]
     finally:
@@ -68,13 +70,15 @@ def _damage(
 def _replacing(weight: Tensor) -> Any:
     running = False
 
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
         nonlocal running
         if running:
             return None
         running = True
         try:
-            other: Tensor = torch.func.functional_call(module, {"weight": weight.to(output.dtype)}, args)
+            other: Tensor = torch.func.functional_call(
+                module, {"weight": weight.to(output.dtype)}, args, kwargs
+            )
         finally:
             running = False
         axis = -1 if isinstance(module, nn.Linear) or output.dim() < weight.dim() else 1

@@ -23,7 +23,7 @@ from phnnify.fit import Fit, Progress, fit_to_data
 from phnnify.inputs import Example
 from phnnify.layers import PHMLayer
 from phnnify.lockstep import Runs, Stop
-from phnnify.measure import evaluation_copy
+from phnnify.measure import evaluation_copy, submodule
 from phnnify.survey import NORMS, absorbed_means
 
 WIDE = "{name} is too wide for the covariance of its inputs: it was fitted to their variances."
@@ -76,14 +76,14 @@ def fit_in_sequence_(
             name = stops[0].name
             if name in norms:
                 if results:
-                    _estimate_(student.get_submodule(name), [stop.x for stop in stops])
+                    _estimate_(submodule(student, name), [stop.x for stop in stops])
                 continue
             pairs = _paired(originals.advance(), stops)
             if name in results:
                 continue
             if progress:
                 progress(done, total, name)
-            dense, layer = teacher.get_submodule(name), student.get_submodule(name)
+            dense, layer = submodule(teacher, name), submodule(student, name)
             if reason := refusal(dense):
                 results[name] = fits[name]
                 notes.append(f"{name} was fitted to its weight alone: it is {reason}.")
@@ -108,8 +108,8 @@ def _later_calls(teacher: nn.Module, names: Sequence[str], examples: Sequence[Ex
     with Runs(teacher, names, examples) as runs:
         while stops := runs.advance():
             name = stops[0].name
-            if name in seen and not refusal(teacher.get_submodule(name)):
-                layer = sums.setdefault(name, Sums(teacher.get_submodule(name)))
+            if name in seen and not refusal(submodule(teacher, name)):
+                layer = sums.setdefault(name, Sums(submodule(teacher, name)))
                 layer.add([(stop.x, stop.x) for stop in stops])
             seen.add(name)
     return sums

@@ -18,13 +18,13 @@ from phnnify.errors import ModelError
 from phnnify.fit import Progress, regularised
 from phnnify.inputs import Example
 from phnnify.lockstep import Runs
-from phnnify.measure import evaluation_copy
-from phnnify.rules import rule_for
+from phnnify.measure import evaluation_copy, submodule
+from phnnify.rewrite import dense_weights
 from phnnify.search import Form, Search
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-Choice = Callable[[str, Search], Sequence[Form]]
+Look = Callable[[str, Search], Sequence[Form]]
 """What to look for in one weight's search, by name."""
 
 
@@ -32,16 +32,16 @@ def survey(
     teacher: nn.Module,
     names: Iterable[str],
     batches: Sequence[Batch],
-    choose: Choice,
+    look: Look,
     progress: Progress | None = None,
 ) -> dict[str, tuple[Form, ...]]:
-    """What `choose` finds for each weight on the inputs that the original itself sees.
+    """What `look` finds for each weight on the inputs that the original itself sees.
 
     Args:
         teacher: The original.
         names: The layers to look at.
         batches: Calibration inputs. All their live activations are held at once.
-        choose: Given a weight's name and search, gives its forms.
+        look: Given a weight's name and search, gives its forms.
         progress: Told before each layer, and at the end.
 
     Returns:
@@ -54,10 +54,11 @@ def survey(
         raise ModelError("there are no calibration inputs")
     examples = [Example(batch.args, batch.kwargs) for batch in batches]
     teacher = evaluation_copy(teacher)
-    layers = {name: teacher.get_submodule(name) for name in names}
+    layers = {name: submodule(teacher, name) for name in names}
     layers = {name: layer for name, layer in layers.items() if not refusal(layer)}
+    weights = dense_weights(teacher, layers)
     absorbed, calls = absorbed_means(teacher, layers, examples[0])
-    total = sum(layer.get_parameter("weight").numel() for layer in layers.values())
+    total = sum(weight.numel() for weight in weights.values())
     done, found = 0, {}
     sums: dict[str, Sums] = {}
     with Runs(teacher, layers, examples) as runs:
@@ -71,12 +72,10 @@ def survey(
             if calls[name]:
                 continue
             statistics = sums.pop(name).statistics(centered=name in absorbed or layer.bias is not None)
-            rule = rule_for(layer, "weight").becomes
-            weight = layer.get_parameter("weight").detach()
-            problem = regularised(rule.orient(weight) if rule else weight, statistics)
+            problem = regularised(weights[name], statistics)
             if problem is not None:
-                found[name] = tuple(choose(name, Search(problem)))
-            done += weight.numel()
+                found[name] = tuple(look(name, Search(problem)))
+            done += weights[name].numel()
     if progress:
         progress(total, total, "")
     return found
@@ -95,10 +94,9 @@ def absorbed_means(
     with Runs(model, [*layers, *norms], [example]) as runs:
         while stops := runs.advance():
             order.append(stops[0].name)
-    modules = dict(model.named_modules())
     found = set()
     for name, following in itertools.pairwise(order):
-        layer, norm = modules[name], modules[following]
+        layer, norm = submodule(model, name), submodule(model, following)
         width = getattr(layer, "out_channels", getattr(layer, "out_features", None))
         if name in layers and isinstance(norm, NORMS) and norm.num_features == width:
             found.add(name)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from phnnify.batches import Batch
+from tests.survey_network import Net, inputs, network
+
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
@@ -15,3 +18,15 @@ def assets() -> Path:
     if not (folder / "nets.py").is_file():
         pytest.skip(f"the trained networks are not here ({folder}); PHNNIFY_ASSETS names another folder")
     return folder
+
+
+@pytest.fixture
+def model() -> Net:
+    """A network with every kind of layer that is fitted to data."""
+    return network()
+
+
+@pytest.fixture
+def batches() -> list[Batch]:
+    """Inputs for it."""
+    return inputs()

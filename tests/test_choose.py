@@ -17,17 +17,7 @@ from phnnify.errors import PlanError
 from phnnify.measure import parameter_count
 from phnnify.plan import WORTH_ITS_SIZE, Plan, PlanOptions, make_plan
 from phnnify.trace import trace
-from tests.survey_network import Net, inputs, network
-
-
-@pytest.fixture
-def model() -> Net:
-    return network()
-
-
-@pytest.fixture
-def batches() -> list[Batch]:
-    return inputs()
+from tests.survey_network import Net
 
 
 def everything(model: nn.Module) -> Plan:

@@ -5,22 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from phnnify import curves
 from phnnify.batches import Batch
 from phnnify.curves import contents_key, measure_curves, read_curves, write_curves
-from tests.survey_network import Net, inputs, network
-
-
-@pytest.fixture
-def model() -> Net:
-    return network()
-
-
-@pytest.fixture
-def batches() -> list[Batch]:
-    return inputs()
+from tests.survey_network import Net
 
 
 def test_curves_survive_their_file(model: Net, batches: list[Batch], tmp_path: Path) -> None:

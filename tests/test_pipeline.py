@@ -351,3 +351,16 @@ def test_converted_networks_with_low_rank_terms_survive_their_files(tmp_path: Pa
     torch.testing.assert_close(again(x), result.model(x))
     checked = phnnify.export_onnx(result.model, tmp_path / "small.onnx", result.inputs)
     assert checked.bytes < 0.6 * 4 * parameter_count(model) + 20_000
+
+
+@pytest.mark.parametrize("options", [{}, {"low_rank": "off"}, {"budget": "40%"}], ids=str)
+def test_a_network_that_is_one_layer_is_fitted_to_data_too(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(16, 16), torch.randn(100, 16)
+    result = phnnify.convert(layer, 4, data=x, **options)
+    assert isinstance(result.model, PHMLayer)
+    (told,) = result.report.layers
+    assert told.output_error is not None
+    with torch.no_grad():
+        y, y_hat = layer(x), result.model(x)
+    assert told.output_error == pytest.approx(float((y_hat - y).norm() / (y - y.mean(0)).norm()), rel=1e-3)

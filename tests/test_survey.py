@@ -13,17 +13,7 @@ from phnnify.inputs import Example
 from phnnify.search import Form, Search
 from phnnify.survey import absorbed_means, survey
 from tests.graph_networks import Twice
-from tests.survey_network import NAMES, Net, inputs, network
-
-
-@pytest.fixture
-def model() -> Net:
-    return network()
-
-
-@pytest.fixture
-def batches() -> list[Batch]:
-    return inputs()
+from tests.survey_network import NAMES, Net
 
 
 def test_a_survey_sees_every_layer_once_in_the_order_of_execution(model: Net, batches: list[Batch]) -> None:

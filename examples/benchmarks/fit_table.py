@@ -131,8 +131,8 @@ def independent(model: nn.Module, plan: Plan, train: list[Batch]) -> nn.Module:
 
 def tucker(model: nn.Module, plan: Plan, train: list[Batch]) -> nn.Module:
     """Tucker of convolutions along both channel axes, SVD else; composed, so that the size shows 100 %."""
-    import tensorly  # type: ignore[import-untyped,unused-ignore]
-    from tensorly.decomposition import partial_tucker  # type: ignore[import-untyped,unused-ignore]
+    import tensorly
+    from tensorly.decomposition import partial_tucker
 
     tensorly.set_backend("pytorch")
     student = copy.deepcopy(model)
