@@ -48,6 +48,18 @@ def test_a_layer_computes_what_its_dense_twin_computes(name: str, training: bool
 
 
 @every_case
+def test_a_layer_can_be_moved_to_channels_last_where_its_twin_can(name: str) -> None:
+    layer, x = CASES[name].make(), CASES[name].input()
+    twin = CASES[name].dense(layer)
+    last: Any = {"memory_format": torch.channels_last}
+    try:
+        twin.to(**last)
+    except RuntimeError:
+        pytest.skip("torch refuses the dense layer")
+    torch.testing.assert_close(layer.to(**last)(x), twin(x))
+
+
+@every_case
 def test_weight_is_the_composed_weight_as_the_twin_stores_it(name: str) -> None:
     layer = CASES[name].make()
     twin: Any = CASES[name].dense(layer)

@@ -226,7 +226,7 @@ class PHMLayer(nn.Module):
 
     def _apply(self: _Self, fn: Any, recurse: bool = True) -> _Self:
         self._cached = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(lambda tensor: _applied(fn, tensor), recurse)  # type: ignore[no-untyped-call]
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -265,6 +265,17 @@ class _Reuse(torch.autograd.Function):
             return dA, dS, None, None, None
         rows = grads[0].flatten(1)
         return dA, dS, rows @ V.flatten(1).t(), (U.t() @ rows).view_as(V), None
+
+
+def _applied(fn: Any, tensor: Tensor) -> Tensor:
+    """`fn(tensor)`; torch's conversion to channels_last takes every tensor of five axes for a volume's."""
+    try:
+        changed: Tensor = fn(tensor)
+    except RuntimeError:
+        if tensor.dim() != 5:
+            raise
+        changed = fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
+    return changed
 
 
 def _order(weight: Tensor, n: int | Order) -> Order:
