@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from phnnify.algebra import Factors, Order, compose, factorize
+    from phnnify.augment import Augmentation
     from phnnify.errors import PhnnifyError
     from phnnify.export import export_onnx
     from phnnify.layers import (
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
         PHMConvTranspose3d,
         PHMLinear,
     )
-    from phnnify.pipeline import Result, convert, inspect
+    from phnnify.pipeline import Result, convert, distill, inspect
+    from phnnify.recipe import Recipe, RunFiles
     from phnnify.store import load, save
 
 _HOMES = {
+    "Augmentation": "augment",
     "Factors": "algebra",
     "Order": "algebra",
     "PHMConv1d": "layers",
@@ -42,9 +45,12 @@ _HOMES = {
     "PHMConvTranspose3d": "layers",
     "PHMLinear": "layers",
     "PhnnifyError": "errors",
+    "Recipe": "recipe",
     "Result": "pipeline",
+    "RunFiles": "recipe",
     "compose": "algebra",
     "convert": "pipeline",
+    "distill": "pipeline",
     "export_onnx": "export",
     "factorize": "algebra",
     "inspect": "pipeline",
@@ -53,6 +59,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Augmentation",
     "Factors",
     "Order",
     "PHMConv1d",
@@ -63,10 +70,13 @@ __all__ = [
     "PHMConvTranspose3d",
     "PHMLinear",
     "PhnnifyError",
+    "Recipe",
     "Result",
+    "RunFiles",
     "__version__",
     "compose",
     "convert",
+    "distill",
     "export_onnx",
     "factorize",
     "inspect",

@@ -27,17 +27,22 @@ class Batch:
 
     def head(self, count: int) -> Batch:
         """The first `count` samples."""
-        return self._each(lambda x: x[:count])
+        return self.map(lambda x: x[:count])
 
     def tail(self, start: int) -> Batch:
         """The samples from `start` on."""
-        return self._each(lambda x: x[start:])
+        return self.map(lambda x: x[start:])
+
+    def at(self, rows: Tensor) -> Batch:
+        """The samples of these places."""
+        return self.map(lambda x: x[rows.to(x.device)])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return self._each(lambda x: x.to(device))
+        return self.map(lambda x: x.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Each tensor changed, the targets too."""
         return Batch(
             tuple(change(x) for x in self.args),
             {name: change(x) for name, x in self.kwargs.items()},

@@ -11,17 +11,19 @@ import os
 import sys
 from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phnnify import __version__
-from phnnify.errors import PhnnifyError, UsageError
+from phnnify.errors import DistillationError, PhnnifyError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
+    from phnnify.pipeline import Result
     from phnnify.plan import Plan
+    from phnnify.recipe import RunFiles
     from phnnify.report import Report
     from phnnify.store import Source
 
@@ -111,13 +113,42 @@ Eval = Annotated[
         "compared.",
     ),
 ]
+Steps = Annotated[int | None, typer.Option(min=1, help="Distill for so many steps (1000 by default).")]
+Epochs = Annotated[
+    float | None, typer.Option(metavar="FLOAT", help="Distill until all of --data was seen so often.")
+]
+Minutes = Annotated[
+    float | None, typer.Option(metavar="FLOAT", help="Distill for so long; cannot be repeated exactly.")
+]
+BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Samples in a batch, for each process.")]
+Rate = Annotated[
+    float | None,
+    typer.Option(metavar="FLOAT", help="The highest learning rate; by default a short test finds it."),
+]
+Augment = Annotated[
+    str,
+    typer.Option(metavar="LIST", help="What is done to images: flip, crop, mixup, or several."),
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE", help="Write a line of JSON for each 1/200 of the run.")
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with a distillation that was stopped, from OUTPUT.checkpoint."),
+]
 Size = Annotated[int | None, typer.Option(min=1, help="Scale images to this height and width.")]
 Mean = Annotated[
     str, typer.Option(metavar="A,B,C", help="Per channel, of values in 0 to 1: x becomes (x - mean) / std.")
 ]
 Std = Annotated[str, typer.Option(metavar="A,B,C", help="See --mean.")]
 Seed = Annotated[int, typer.Option(help="For everything random.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to compute: cpu, cuda, cuda:1. By default the cpu, and for distillation what Accelerate "
+        "finds."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout, and nothing else.")]
 
@@ -173,31 +204,49 @@ def convert(
     plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Follow this plan (TOML or JSON, from inspect).")
     ] = None,
+    distilling: Annotated[
+        bool,
+        typer.Option("--distill", help="Let the converted network learn from the original, on all --data."),
+    ] = False,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    minutes: Minutes = None,
+    batch: BatchSize = 128,
+    rate: Rate = None,
+    augment: Augment = "none",
+    log: LogFile = None,
+    resume: Resume = False,
     report: Reports = None,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Write a smaller copy of a trained network."""
     from phnnify import pipeline, render, store
+    from phnnify.augment import Augmentation
     from phnnify.data import DataOptions
     from phnnify.export import export_onnx
     from phnnify.inputs import read_inputs
+    from phnnify.recipe import Recipe
     from phnnify.report import Change
 
     specs = read_inputs(inputs or [])
     options = DataOptions(size, _numbers(mean, "--mean"), _numbers(std, "--std"))
     if onnx and not (specs or data):
         raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
-    targets = [output, onnx, *(report or [])]
+    recipe = Recipe(
+        steps, epochs, minutes, batch=batch, rate=rate, augment=Augmentation.read(augment), device=device,
+        seed=seed,
+    )  # fmt: skip
+    targets = [output, onnx, log, *(report or [])]
     _check_targets(model, targets, report or [])
     if output:
         store.check_ending(output)
     followed = _read_plan(plan)
-    with _own_output(), render.progress(quiet=quiet or as_json) as watch:
+    with _own_output(), render.progress(quiet=quiet or as_json or not _is_first()) as watch:
         watch(f"reading {model.name}", 0, 0)
-        source = _read(model, arch, trust, device, seed)
+        source = _read(model, arch, trust, device or "cpu", seed)
         label = "small" if budget or max_drop else f"n{followed.n if followed else n}"
         target = output or Path(f"{model.stem}-{label}{source.ending}")
         _check_targets(model, [target, *targets[1:]], [])
@@ -205,11 +254,15 @@ def convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
             min_share=min_share / 100, low_rank=low_rank, budget=budget, max_drop=max_drop, plan=followed,
             data=data, samples=samples, eval_data=evaluation,
-            data_options=options, seed=seed, watch=watch,
+            data_options=options, distill=recipe if distilling else None,
+            files=_run_files(target, resume, log) if distilling else None,
+            before_distillation=lambda done: _save(done, target), seed=seed, watch=watch,
         )  # fmt: skip
-        result.model.cpu()
+        if not _is_first():
+            return
         watch(f"writing {target.name}", 0, 0)
-        store.save(result.model, target, result.plan)
+        _save(result, target)
+        _over(target)
         sizes = Change(model.stat().st_size, target.stat().st_size)
         done = result.report.with_files(sizes)
         try:
@@ -222,6 +275,102 @@ def convert(
     _print(done, quiet, as_json)
     if not (quiet or as_json):
         render.say(f"wrote {', '.join(map(str, [target, *([onnx] if onnx else []), *(report or [])]))}")
+    _complain(result)
+
+
+@app.command()
+def distill(
+    teacher: Annotated[Path, typer.Argument(metavar="TEACHER", help="The original; see MODEL of convert.")],
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="What convert wrote.")],
+    data: Annotated[str, typer.Option(metavar="REF", help="Inputs to learn on; see convert.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE",
+            help="The trained student, .safetensors or .pt. By default STUDENT-distilled, in STUDENT's form.",
+        ),
+    ] = None,
+    arch: Arch = None,
+    trust: Trust = False,
+    evaluation: Eval = None,
+    size: Size = None,
+    mean: Mean = "",
+    std: Std = "",
+    steps: Steps = None,
+    epochs: Epochs = None,
+    minutes: Minutes = None,
+    batch: BatchSize = 128,
+    optimizer: Annotated[str, typer.Option(metavar="adamw|sgd", help="What moves the weights.")] = "adamw",
+    rate: Rate = None,
+    loss: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|kl|mse",
+            help="kl: soft targets, for classes. mse: relative squared error, for values. auto: as the "
+            "answer's shape and the labels say.",
+        ),
+    ] = "auto",
+    temperature: Annotated[float | None, typer.Option(metavar="FLOAT", help="Of the soft targets.")] = None,
+    labels: Annotated[
+        float | None, typer.Option(metavar="FLOAT", help="The weight of true labels, from 0 to 1.")
+    ] = None,
+    hidden: Annotated[
+        float | None,
+        typer.Option(metavar="FLOAT", help="The weight of the errors at the converted layers' outputs."),
+    ] = None,
+    augment: Augment = "none",
+    precision: Annotated[
+        str, typer.Option(metavar="auto|fp32|bf16", help="auto: bf16 where the device has it in hardware.")
+    ] = "auto",
+    checkpoint_minutes: Annotated[
+        float, typer.Option(metavar="FLOAT", min=0, help="How often the state of the run is saved.")
+    ] = 5.0,
+    log: LogFile = None,
+    resume: Resume = False,
+    report: Reports = None,
+    seed: Seed = 0,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train a converted network to answer as its original does."""
+    from phnnify import pipeline, render, store
+    from phnnify.augment import Augmentation
+    from phnnify.data import DataOptions
+    from phnnify.recipe import Recipe
+    from phnnify.report import Change
+
+    options = DataOptions(size, _numbers(mean, "--mean"), _numbers(std, "--std"))
+    chosen: dict[str, Any] = {"temperature": temperature, "labels": labels, "hidden": hidden}
+    recipe = Recipe(
+        steps, epochs, minutes, batch=batch, optimizer=optimizer, rate=rate, loss=loss, precision=precision,
+        augment=Augmentation.read(augment), checkpoint_minutes=checkpoint_minutes, device=device, seed=seed,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )  # fmt: skip
+    target = output or Path(f"{student.stem}-distilled{student.suffix}")
+    store.check_ending(target)
+    _check_targets(teacher, [target, log, *(report or [])], report or [])
+    _check_targets(student, [target], [])
+    files = _run_files(target, resume, log)
+    with _own_output(), render.progress(quiet=quiet or as_json or not _is_first()) as watch:
+        watch(f"reading {teacher.name}", 0, 0)
+        original = _read(teacher, arch, trust, "cpu", seed).model
+        watch(f"reading {student.name}", 0, 0)
+        result = pipeline.distill(
+            original, store.read_converted(student, arch=arch, trust=trust), data, recipe,
+            eval_data=evaluation, data_options=options, files=files, watch=watch,
+        )  # fmt: skip
+        if not _is_first():
+            return
+        watch(f"writing {target.name}", 0, 0)
+        _save(result, target)
+        _over(target)
+    done = result.report.with_files(Change(teacher.stat().st_size, target.stat().st_size))
+    _write_reports(done, report or [])
+    _print(done, quiet, as_json)
+    if not (quiet or as_json):
+        render.say(f"wrote {', '.join(map(str, [target, *(report or [])]))}")
+    _complain(result)
 
 
 @app.command()
@@ -331,6 +480,59 @@ def _check_targets(model: Path, targets: list[Path | None], reports: list[Path])
         raise UsageError("two outputs have the same name")
     for path in reports:
         check_ending(path)
+
+
+def _is_first() -> bool:
+    """Whether this is the process, of those that `accelerate launch` started, that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _run_files(target: Path, resume: bool, log: Path | None) -> RunFiles:
+    """What a distillation leaves beside its output.
+
+    Raises:
+        UsageError: a run that was stopped left its state there, and was neither resumed nor given up.
+    """
+    from phnnify.recipe import RunFiles
+
+    checkpoint = _checkpoint_of(target)
+    if checkpoint.exists() and not resume:
+        raise UsageError(
+            f"{checkpoint} is the state of a run that was not finished",
+            hint="--resume goes on with it; delete it to start anew",
+        )
+    return RunFiles(checkpoint, resume, log)
+
+
+def _checkpoint_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.checkpoint")
+
+
+def _save(result: Result, target: Path) -> None:
+    from phnnify import store
+    from phnnify.measure import copied
+
+    if _is_first():
+        store.save(copied(result.model, {}).cpu(), target, result.plan)
+
+
+def _over(target: Path) -> None:
+    """The result is safe: the state of the run that led to it is not needed any more."""
+    from phnnify.checkpoint import remove_checkpoint
+
+    remove_checkpoint(_checkpoint_of(target))
+
+
+def _complain(result: Result) -> None:
+    """Fail where the distillation did, once all that there is was written.
+
+    Raises:
+        DistillationError: it was given up.
+    """
+    if result.trouble:
+        raise DistillationError(
+            f"{result.trouble}; what was written is its best state", hint="a lower --rate, or other --data"
+        )
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:

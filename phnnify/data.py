@@ -152,6 +152,13 @@ class _Drawn:
         for start in range(0, len(self.rows), BATCH):
             yield self.source.read(self.rows[start : start + BATCH])
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: Sequence[int]) -> Batch:
+        """The samples of these places among the chosen ones."""
+        return self.source.read([self.rows[row] for row in rows])
+
 
 @dataclass(frozen=True)
 class _Arrays:

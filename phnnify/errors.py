@@ -42,3 +42,11 @@ class PlanError(PhnnifyError):
 
 class ExportError(PhnnifyError):
     """A network cannot be exported, or the exported file does not agree with it."""
+
+
+class StoppedError(PhnnifyError):
+    """A run was asked to stop before its end; its state was saved."""
+
+
+class DistillationError(PhnnifyError):
+    """A distillation cannot go on."""

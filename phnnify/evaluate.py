@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from phnnify.batches import Batch
 from phnnify.errors import FileError, ModelError
 from phnnify.inputs import Example
 from phnnify.measure import evaluation_copy, forward
+
+_ANSWERS = 256 << 20  # bytes of remembered answers
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,21 @@ class Evaluation:
         if self.agreement.top1 is not None:
             return 1 - self.agreement.top1
         return self.agreement.relative_error
+
+    def with_before(self, before: Evaluation) -> Evaluation:
+        """The same, with the accuracy that the converted network had before it was distilled."""
+        if self.accuracy is None or before.accuracy is None:
+            return self
+        return replace(self, accuracy=replace(self.accuracy, student_before=before.accuracy.student))
+
+    @property
+    def merit(self) -> tuple[str, float]:
+        """What it is judged by, higher is better: accuracy, else agreement with the original, else −error."""
+        if self.accuracy:
+            return self.accuracy.metric, self.accuracy.student
+        if self.agreement.top1 is not None:
+            return "agreement", self.agreement.top1
+        return "-error", -self.agreement.relative_error
 
 
 class _Sums:
@@ -127,6 +144,43 @@ def evaluate(teacher: nn.Module, student: nn.Module, data: Iterable[Batch]) -> E
     if not sums.samples:
         raise FileError("the data to evaluate on holds no samples")
     return sums.result()
+
+
+class Examination:
+    """The same questions for many students: what the teacher answers is remembered.
+
+    Args:
+        teacher: The original.
+        data: Inputs, with labels or without; as many of the first are used as answers fit into 256 MiB.
+
+    Raises:
+        ModelError, FileError: as `evaluate`.
+    """
+
+    def __init__(self, teacher: nn.Module, data: Iterable[Batch]) -> None:
+        teacher, held = evaluation_copy(teacher), 0
+        self._device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
+        self._questions: list[tuple[Batch, Tensor]] = []
+        for batch in data:
+            answer = main_output(forward(teacher, _example(batch, self._device))).cpu()
+            self._questions.append((batch, answer))
+            held += answer.numel() * answer.element_size()
+            if held > _ANSWERS:
+                break
+        if not self._questions:
+            raise FileError("the data to evaluate on holds no samples")
+
+    def __call__(self, student: nn.Module) -> Evaluation:
+        """How a student does."""
+        student, sums = evaluation_copy(student), _Sums()
+        for batch, answer in self._questions:
+            sums.add(batch, answer, main_output(forward(student, _example(batch, self._device))).cpu())
+        return sums.result()
+
+
+def _example(batch: Batch, device: torch.device) -> Example:
+    batch = batch.to(device)
+    return Example(batch.args, batch.kwargs)
 
 
 def output_change(y: Tensor, y_hat: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The public verbs, and the only place that knows the order: trace → plan → (choose) → rewrite → fit."""
+"""The public verbs, alone in knowing the order: trace → plan → (choose) → rewrite → fit → (distill)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from phnnify.batches import Batch, as_batch, calibration_batches
 from phnnify.budget import Budget, parse_budget
 from phnnify.choose import Budgeting, Choice, best_forms
 from phnnify.data import DataOptions, read_data
+from phnnify.distillation import train_student
 from phnnify.errors import PlanError, UsageError
 from phnnify.evaluate import evaluate
+from phnnify.feed import make_feed
 from phnnify.fit import Fit, Progress, fit_weights
 from phnnify.inputs import Inputs, InputSpec, read_inputs
-from phnnify.measure import tensor_bytes
-from phnnify.plan import Plan, PlanOptions, check_plan, make_plan
-from phnnify.report import FITTED, NEEDS_DISTILLATION, Report, make_report
+from phnnify.layers import PHMLayer
+from phnnify.measure import submodule, tensor_bytes
+from phnnify.plan import Decision, Plan, PlanOptions, check_plan, make_plan
+from phnnify.recipe import Recipe, RunFiles
+from phnnify.report import ADVICE, FITTED, NEEDS_DISTILLATION, Report, make_report
 from phnnify.rewrite import dense_weights, rewrite
 from phnnify.sequence import fit_in_sequence_
 from phnnify.trace import Trace, trace
 
 _ATTEMPTS = 6  # sizes that a bisection tries
+_CHECKED = 2048  # samples of referenced data on which a student is measured while it learns
 
 Watcher = Callable[[str, int, int], None]
 """Told (what is going on, how much is done, how much there is; 0 where that is unknown)."""
@@ -40,12 +45,14 @@ class Result:
         plan: What was done to each weight.
         report: What was saved and lost.
         inputs: What the network takes: as given, or as the data showed.
+        trouble: Why its distillation was given up before the end; None where all went well.
     """
 
     model: nn.Module
     plan: Plan
     report: Report
     inputs: tuple[InputSpec, ...] = ()
+    trouble: str | None = None
 
 
 def inspect(
@@ -101,6 +108,9 @@ def convert(
     samples: int = 512,
     eval_data: str | Iterable[Any] | None = None,
     data_options: DataOptions | None = None,
+    distill: Recipe | None = None,
+    files: RunFiles | None = None,
+    before_distillation: Callable[[Result], None] | None = None,
     seed: int = 0,
     watch: Watcher | None = None,
 ) -> Result:
@@ -127,6 +137,9 @@ def convert(
         samples: How many of them are used; of a reference they are drawn with the seed.
         eval_data: Inputs, best with labels, on which the original and the converted network are compared.
         data_options: How referenced images and arrays become inputs.
+        distill: How the converted network is to learn from the original, on all of the data.
+        files: Where that run leaves its state and its log.
+        before_distillation: Given the converted network before it learns.
         seed: For random inputs and draws.
         watch: Told how far it is.
 
@@ -141,6 +154,8 @@ def convert(
         ModelError: the network cannot be copied or run, or holds a weight that is not finite.
     """
     watch = watch or _nobody
+    if distill and data is None:
+        raise UsageError("--distill needs --data", hint="inputs like those of the original")
     sizing = _Sizing.read(low_rank, budget, max_drop, has_data=data is not None)
     batches = _batches(model, data, samples * (2 if sizing.drop else 1), data_options, seed, watch)
     watch("looking at the network", 0, 0)
@@ -161,11 +176,120 @@ def convert(
         choice = best_forms(model, choice.plan, batches, _measuring(watch))
     converted, fits, notes = _fitted(model, choice.plan, batches, watch)
     report = make_report(traced, choice.plan, fits, notes, choice)
+    evaluation = _Evaluation(eval_data, data_options, seed)
     if eval_data is not None:
         watch("comparing with the original", 0, 0)
-        compared = evaluate(model, converted, _opened(eval_data, data_options, None, seed))
-        report = replace(report, evaluation=compared)
-    return Result(converted, choice.plan, report, specs)
+        report = replace(report, evaluation=evaluate(model, converted, evaluation.all()))
+    result = Result(converted, choice.plan, report, specs)
+    if distill is None:
+        return result
+    if before_distillation:
+        before_distillation(result)
+    material = _material(data, data_options)
+    return _distilled(model, result, material, evaluation, distill, files or RunFiles(), watch)
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: Any,
+    recipe: Recipe | None = None,
+    *,
+    eval_data: str | Iterable[Any] | None = None,
+    data_options: DataOptions | None = None,
+    files: RunFiles | None = None,
+    watch: Watcher | None = None,
+) -> Result:
+    """Train a converted network to answer as its original does.
+
+    Args:
+        teacher: The original; it is not changed.
+        student: The converted network, or any other with the same inputs and outputs; it is not changed.
+        data: Inputs, with labels or without: a reference (`data.read_data`), a tensor, a tuple (inputs,
+            targets), or batches that can be gone through again and again, such as a list or a DataLoader.
+        recipe: How it learns, and for how long.
+        eval_data: Data, best with labels, on which the student is measured on the way; its best state is
+            kept.
+        data_options: How referenced images and arrays become inputs.
+        files: Where the run leaves its state and its log, and whether it goes on from there.
+        watch: Told how far it is.
+
+    Returns:
+        The trained student (the student's class and mode), its plan, and the report.
+
+    Raises:
+        UsageError: Accelerate is missing, or the state to resume from is of another run.
+        FileError: data cannot be read, or a file not written.
+        ModelError: a network fails on the data, or the two answers cannot be compared.
+        StoppedError: the run was asked to stop; its state is saved.
+    """
+    watch = watch or _nobody
+    recipe = recipe or Recipe()
+    material = _material(data, data_options)
+    evaluation = _Evaluation(eval_data, data_options, recipe.seed)
+    watch("looking at the networks", 0, 0)
+    specs = input_specs([next(make_feed(material, 1, 0).stream())])
+    traced = trace(teacher, specs, seed=recipe.seed)
+    plan = _plan_seen(traced, student)
+    report = make_report(traced, plan)
+    if eval_data is not None:
+        report = replace(report, evaluation=evaluate(teacher, student, evaluation.all()))
+    result = Result(student, plan, report, specs)
+    return _distilled(teacher, result, material, evaluation, recipe, files or RunFiles(), watch)
+
+
+def _distilled(
+    teacher: nn.Module,
+    result: Result,
+    material: Any,
+    evaluation: _Evaluation,
+    recipe: Recipe,
+    files: RunFiles,
+    watch: Watcher,
+) -> Result:
+    """The result with a student that has learned."""
+    done = train_student(
+        teacher, result.model, material, recipe, eval_data=evaluation.some(), files=files, watch=watch
+    )
+    compared = before = result.report.evaluation
+    if before:
+        watch("comparing with the original", 0, 0)
+        compared = evaluate(teacher, done.model, evaluation.all()).with_before(before)
+    report = result.report.with_distillation(done.course, compared)
+    return replace(result, model=done.model, report=report, trouble=done.trouble)
+
+
+def _plan_seen(traced: Trace, student: nn.Module) -> Plan:
+    """The plan that a student follows, as its layers show."""
+    decisions = []
+    for site in traced.sites:
+        try:
+            layer = submodule(student, site.name)
+        except AttributeError:
+            layer = None
+        order = layer.order if isinstance(layer, PHMLayer) else None
+        reason = None if order else "it is not converted in the student"
+        decisions.append(Decision(site.name, site.kind, site.shape, order, reason))
+    return Plan(max((d.order.terms for d in decisions if d.order), default=1), tuple(decisions))
+
+
+class _Evaluation:
+    """The data to evaluate on: all of it, or as much as is looked at again and again."""
+
+    def __init__(self, data: str | Iterable[Any] | None, options: DataOptions | None, seed: int) -> None:
+        self._data: Any = data if data is None or isinstance(data, str) else list(_batched(data))
+        self._options, self._seed = options, seed
+
+    def all(self) -> Iterable[Batch]:
+        return _opened(self._data, self._options, None, self._seed)
+
+    def some(self) -> Iterable[Batch] | None:
+        return None if self._data is None else _opened(self._data, self._options, _CHECKED, self._seed)
+
+
+def _material(data: Any, options: DataOptions | None) -> Any:
+    """What a student learns on: all samples of a reference, or what the caller has."""
+    return read_data(data, options) if isinstance(data, str) else data
 
 
 @dataclass(frozen=True)
@@ -313,6 +437,10 @@ def _opened(
 ) -> Iterable[Batch]:
     if isinstance(data, str):
         return read_data(data, options, samples=samples, seed=seed)
+    return _batched(data)
+
+
+def _batched(data: Iterable[Any]) -> Iterable[Batch]:
     items = [data] if isinstance(data, Tensor) else data
     return (as_batch(item, "data") for item in items)
 
@@ -329,7 +457,7 @@ def _fit_to_data_(
         lambda done, total, name: watch(f"fitting {name} to data", done, total),
     )
     samples = sum(batch.size for batch in batches)
-    return done.fits, [FITTED.format(samples=samples), *done.notes]
+    return done.fits, [FITTED.format(samples=samples), *done.notes, ADVICE]
 
 
 def _require_conversions(plan: Plan, traced: Trace) -> None:

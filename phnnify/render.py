@@ -17,6 +17,7 @@ from phnnify.pipeline import Watcher
 from phnnify.report import HEADINGS, LEVEL_HEADINGS, Report, layer_cells, level_rows, summary
 
 _NAME_WIDTH = 28  # columns of a layer's name
+_TALK = 52  # columns of what is going on
 _LONGEST = 2000  # characters of a message
 
 
@@ -115,7 +116,7 @@ def progress(*, quiet: bool) -> Iterator[Watcher]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        BarColumn(24),
+        BarColumn(14),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
@@ -127,6 +128,6 @@ def progress(*, quiet: bool) -> Iterator[Watcher]:
                 if task is not None:
                     bar.remove_task(task)
                 task = bar.add_task("", total=total or None)
-            bar.update(task, description=what[:40].ljust(40), completed=done)
+            bar.update(task, description=what[:_TALK].ljust(_TALK), completed=done)
 
         yield watch

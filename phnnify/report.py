@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from phnnify import __version__
+from phnnify.chart import line_chart
 from phnnify.choose import Choice, Level
+from phnnify.course import Course
 from phnnify.errors import UsageError
 from phnnify.evaluate import Evaluation
 from phnnify.export import OnnxFile
@@ -26,9 +28,14 @@ NEEDS_DISTILLATION = (
     "Fitted to the weights alone, without data: expect a network near chance. "
     "It needs distillation from the original before use."
 )
-FITTED = (
-    "Fitted to {samples} inputs, layer after layer. Distillation from the original brings it nearer still; "
-    "look at the accuracy before you use it."
+FITTED = "Fitted to {samples} inputs, layer after layer."
+ADVICE = (
+    "Distillation from the original (--distill) brings it nearer still; look at the accuracy before you use "
+    "it."
+)
+LEARNED = (
+    "Learned from the original for {steps:,} steps of {batch} inputs, {minutes:.1f} minutes at the highest "
+    "rate of {rate:.1e}{kept}. Errors of single layers are those before."
 )
 ENDINGS = (".json", ".md", ".html")
 
@@ -93,6 +100,7 @@ class Report:
     evaluation: Evaluation | None = None
     predicted_damage: float | None = None
     levels: tuple[Level, ...] = ()
+    distillation: Course | None = None
 
     @property
     def converted(self) -> Change:
@@ -119,6 +127,7 @@ class Report:
             "levels": [asdict(level) for level in self.levels],
             "accuracy": asdict(accuracy) if accuracy else None,
             "agreement": asdict(self.evaluation.agreement) if self.evaluation else None,
+            "distillation": asdict(self.distillation) if self.distillation else None,
             "latency": None,
             "onnx": asdict(self.onnx) if self.onnx else None,
         }
@@ -136,6 +145,8 @@ class Report:
         ]
         if self.levels:
             parts += ["## Sizes", _markdown_table(LEVEL_HEADINGS, level_rows(self))]
+        if self.distillation:
+            parts += ["## Distillation", _markdown_table(MOMENT_HEADINGS, moment_rows(self.distillation))]
         parts += ["## Layers", _markdown_table(HEADINGS, [layer_cells(layer) for layer in self.layers])]
         return "\n\n".join(parts) + "\n"
 
@@ -146,12 +157,24 @@ class Report:
         rows = _html_table(HEADINGS, [layer_cells(layer) for layer in self.layers])
         sizes = f"<h2>Sizes</h2>{_html_table(LEVEL_HEADINGS, level_rows(self))}" if self.levels else ""
         title = f"phnnify: n = {self.n}"
+        learned = f"<h2>Distillation</h2>{_charts(self.distillation)}" if self.distillation else ""
         return _PAGE.format(
-            title=title, body=f"<h1>{title}</h1>{notes}{overview}{sizes}<h2>Layers</h2>{rows}"
+            title=title, body=f"<h1>{title}</h1>{notes}{overview}{sizes}{learned}<h2>Layers</h2>{rows}"
         )
+
+    def with_distillation(self, course: Course, evaluation: Evaluation | None) -> Report:
+        """The report once the network has learned from its original, and was compared with it again."""
+        best = course.best_step
+        kept = "" if best is None else f"; what is kept is its best state, of step {best:,}"
+        note = LEARNED.format(
+            steps=course.steps, batch=course.batch, minutes=course.seconds / 60, rate=course.rate, kept=kept
+        )
+        notes = [note for note in self.notes if note not in (ADVICE, NEEDS_DISTILLATION)]
+        return replace(self, notes=(*notes, note), distillation=course, evaluation=evaluation)
 
 
 LEVEL_HEADINGS = ("size of the network", "parameters", "expected change of the answer")
+MOMENT_HEADINGS = ("step", "minutes", "loss", "rate", "on --eval")
 HEADINGS = ("layer", "shape", "before", "after", "error, or why it stays")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -228,6 +251,33 @@ def level_rows(report: Report) -> list[tuple[str, ...]]:
     return [(f"{x.share:.0%}", f"{int(x.share * total):,}", f"{x.damage:.3f}") for x in report.levels]
 
 
+def moment_rows(course: Course) -> list[tuple[str, ...]]:
+    """One row under `MOMENT_HEADINGS` for each time that the student was measured, else for ten moments."""
+    shown = [m for m in course.history if m.metric is not None]
+    shown = shown or [course.history[i * (len(course.history) - 1) // 9] for i in range(10) if course.history]
+    return [
+        (
+            f"{m.step:,}",
+            f"{m.seconds / 60:.1f}",
+            "" if m.loss is None else f"{m.loss:.4g}",
+            f"{m.rate:.1e}",
+            "" if m.metric is None else f"{m.metric:.1%}",
+        )
+        for m in shown
+    ]
+
+
+def _charts(course: Course) -> str:
+    """The loss, and what was measured, over the steps."""
+    measured = [(m.step, m.metric) for m in course.history if m.metric is not None]
+    curves = {
+        "loss": [(m.step, m.loss) for m in course.history if m.loss is not None],
+        f"{course.metric} on the evaluation data": measured,
+        "learning rate": [(m.step, m.rate) for m in course.history],
+    }
+    return "".join(line_chart(title, "steps", points) for title, points in curves.items() if points)
+
+
 def summary(report: Report) -> list[tuple[str, ...]]:
     """Rows (what, before, after, kept) about the whole network."""
     rows = [
@@ -248,6 +298,8 @@ def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     if accuracy:
         rows.append((f"{accuracy.metric} accuracy", f"{accuracy.teacher:.1%}", f"{accuracy.student:.1%}", ""))
+        if accuracy.student_before is not None:
+            rows.append(("  before its distillation", "", f"{accuracy.student_before:.1%}", ""))
     if agreement.top1 is not None:
         rows.append(("same answer as the original", "", f"{agreement.top1:.1%}", ""))
         if agreement.kl is not None:

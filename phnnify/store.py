@@ -83,6 +83,18 @@ def read_any(path: Path, *, arch: str | None = None, trust: bool = False) -> nn.
     return read_network(path, arch=arch).model.eval()
 
 
+def read_converted(path: Path, *, arch: str | None = None, trust: bool = False) -> nn.Module:
+    """Read a converted network as `read_any` does.
+
+    Raises:
+        FileError: it is not converted.
+    """
+    model = read_any(path, arch=arch, trust=trust)
+    if not any(isinstance(module, PHMLayer) for module in model.modules()):
+        raise FileError(f"{path} is not converted", hint="phnnify convert makes a student of an original")
+    return model
+
+
 def _has_phm(content: Content) -> bool:
     return content.module is not None and any(isinstance(m, PHMLayer) for m in content.module.modules())
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from phnnify import evaluate as module
 from phnnify.batches import Batch
 from phnnify.errors import FileError, ModelError
-from phnnify.evaluate import Accuracy, Agreement, Evaluation, evaluate, output_change
+from phnnify.evaluate import Accuracy, Agreement, Evaluation, Examination, evaluate, output_change
 
 
 class Fixed(nn.Module):
@@ -136,3 +137,42 @@ def test_what_is_lost_is_accuracy_else_agreement_else_error() -> None:
     assert Evaluation(agreement, Accuracy("top-1", 0.9, 0.85)).drop == pytest.approx(0.05)
     assert Evaluation(agreement, None).drop == 0.25
     assert Evaluation(Agreement(10, None, None, 0.3), None).drop == 0.3
+
+
+def test_an_examination_finds_what_an_evaluation_finds() -> None:
+    batches = [Batch((ROWS[:15],), targets=LABELS[:15]), Batch((ROWS[15:],), targets=LABELS[15:])]
+    examination = Examination(Fixed(Y), batches)
+    for student in (Fixed(Z), Fixed(Y)):
+        assert examination(student) == evaluate(Fixed(Y), student, batches)
+
+
+def test_an_examination_asks_the_original_once_and_remembers_only_so_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = [Batch((ROWS[start : start + 10],)) for start in range(0, 40, 10)]
+    monkeypatch.setattr(module, "_ANSWERS", 15 * 5 * 4)
+    assert Examination(Fixed(Y), batches)(Fixed(Z)).agreement.samples == 20
+    with pytest.raises(FileError, match="holds no samples"):
+        Examination(Fixed(Y), [])
+
+
+def test_a_student_is_judged_by_the_best_that_is_known() -> None:
+    labelled, plain = Batch((ROWS,), targets=LABELS), Batch((ROWS,))
+    found = evaluate(Fixed(Y), Fixed(Z), [labelled])
+    assert found.accuracy is not None
+    assert found.merit == ("top-1", found.accuracy.student)
+    found = evaluate(Fixed(Y), Fixed(Z), [plain])
+    assert found.merit == ("agreement", found.agreement.top1)
+    found = evaluate(Fixed(Y[:, :1]), Fixed(Z[:, :1]), [plain])
+    assert found.merit == ("-error", -found.agreement.relative_error)
+
+
+def test_what_a_student_could_before_goes_beside_what_it_can() -> None:
+    batches = [Batch((ROWS,), targets=LABELS)]
+    before, after = (evaluate(Fixed(Y), Fixed(table), batches) for table in (Z, Y))
+    both = after.with_before(before).accuracy
+    assert both is not None
+    assert before.accuracy is not None
+    assert (both.student, both.student_before) == (both.teacher, before.accuracy.student)
+    unlabelled = evaluate(Fixed(Y), Fixed(Y), [Batch((ROWS,))])
+    assert unlabelled.with_before(before) == unlabelled

@@ -19,8 +19,9 @@ from phnnify.inputs import random_example, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import parameter_count
 from phnnify.plan import Decision, Plan
+from phnnify.recipe import Recipe, RunFiles
 from phnnify.references import build_network
-from phnnify.report import NEEDS_DISTILLATION
+from phnnify.report import ADVICE, NEEDS_DISTILLATION
 from phnnify.weights import load_weights
 from tests.graph_networks import Branching, Careless, Outside, Plain, Tied, Twice
 
@@ -156,6 +157,7 @@ def test_data_makes_the_network_agree_more_on_new_inputs() -> None:
     assert after.relative_error < 0.7 * before.relative_error
     assert "Fitted to 300 inputs" in fitted.report.notes[0]
     assert NEEDS_DISTILLATION not in fitted.report.notes
+    assert fitted.report.notes[-1] == ADVICE
     assert any(layer.output_error is not None for layer in fitted.report.layers)
 
 
@@ -188,6 +190,70 @@ def test_data_for_another_network_and_no_samples_are_refused() -> None:
         phnnify.convert(Plain(), 4, data=smooth(4, 0), samples=0)
     with pytest.raises(FileError, match="there is no file nothing"):
         phnnify.convert(Plain(), 4, data="nothing.npz")
+
+
+RECIPE = Recipe(steps=40, batch=32, rate=2e-3)
+
+
+def test_a_conversion_with_distillation_is_both_after_one_another() -> None:
+    torch.manual_seed(0)
+    model, data, held_out = Plain().eval(), smooth(200, 0), [smooth(100, 1)]
+    plain = phnnify.convert(model, 4, min_share=0, data=data, eval_data=held_out)
+    seen: list[phnnify.Result] = []
+    both = phnnify.convert(
+        model, 4, min_share=0, data=data, eval_data=held_out, distill=RECIPE, before_distillation=seen.append
+    )
+    [before] = seen
+    assert all(torch.equal(t, plain.model.state_dict()[k]) for k, t in before.model.state_dict().items())
+    after = phnnify.distill(model, plain.model, data, RECIPE, eval_data=held_out)
+    assert all(torch.equal(t, after.model.state_dict()[k]) for k, t in both.model.state_dict().items())
+    errors = [r.report.evaluation.agreement.kl or 9 for r in (plain, both) if r.report.evaluation]
+    assert errors[1] < errors[0]
+    assert both.report.distillation is not None
+    assert both.report.distillation.steps == 40
+    assert both.trouble is None
+
+
+def test_a_distillation_reports_the_plan_that_the_student_shows() -> None:
+    torch.manual_seed(0)
+    model = Plain().eval()
+    student = phnnify.convert(model, 4, min_share=0, data=smooth(50, 0))
+    labels = torch.arange(100) % 12
+    result = phnnify.distill(
+        model, student.model, smooth(200, 0), RECIPE, eval_data=[(smooth(100, 1), labels)]
+    )
+    orders = {d.name: d.order for d in result.plan.decisions}
+    assert orders == {d.name: d.order for d in student.plan.decisions}
+    assert result.report.params == student.report.params
+    assert result.report.params.after == parameter_count(result.model)
+    assert result.report.evaluation is not None
+    accuracy = result.report.evaluation.accuracy
+    assert accuracy is not None
+    assert accuracy.student_before is not None
+    assert isinstance(result.model, type(student.model))
+    assert not result.model.training
+
+
+def test_a_distillation_learns_from_batches_of_any_iterable() -> None:
+    torch.manual_seed(0)
+    model = Plain().eval()
+    student = phnnify.convert(model, 4, min_share=0).model
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(smooth(64, 0)), batch_size=16)
+    result = phnnify.distill(model, student, loader, Recipe(epochs=2, rate=1e-3))
+    assert result.report.distillation is not None
+    assert result.report.distillation.steps == 8
+
+
+def test_distillation_without_data_is_refused() -> None:
+    with pytest.raises(UsageError, match="--distill needs --data"):
+        phnnify.convert(Plain(), 4, distill=RECIPE)
+
+
+def test_a_distillation_leaves_its_state_and_its_log(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path / "run.checkpoint", log=tmp_path / "run.jsonl")
+    model = Plain().eval()
+    phnnify.convert(model, 4, min_share=0, data=smooth(50, 0), distill=RECIPE, files=files)
+    assert {path.name for path in tmp_path.iterdir()} == {"run.checkpoint", "run.jsonl"}
 
 
 @pytest.mark.assets
