@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from phnnify.references import load_callable
 
 IMAGES = (".jpg", ".jpeg", ".png")
 BATCH = 128
+_REMEMBERED = 1 << 30  # bytes of decoded images that are kept: what is learned on is read many times
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,7 @@ class _Images:
     names: list[str]
     labels: list[int]
     load: Callable[[str], bytes]
+    decoded: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_folder(cls, path: Path, options: DataOptions) -> _Images:
@@ -267,11 +269,20 @@ class _Images:
         return len(self.names)
 
     def read(self, rows: Sequence[int]) -> Batch:
-        images = [self._decode(self.names[row]) for row in rows]
+        images = [self._image(self.names[row]) for row in rows]
         if len({image.shape for image in images}) > 1:
             raise FileError(f"{self.path} holds images of different sizes", hint="give --size")
         x = self.options.normalized(torch.stack(images), str(self.path))
         return Batch((x,), targets=torch.tensor([self.labels[row] for row in rows]))
+
+    def _image(self, name: str) -> Tensor:
+        """As `_decode`; remembered while there is room."""
+        if name in self.decoded:
+            return self.decoded[name]
+        image = self._decode(name)
+        if (1 + len(self.decoded)) * image.numel() <= _REMEMBERED:
+            self.decoded[name] = image
+        return image
 
     def _decode(self, name: str) -> Tensor:
         """One image as uint8 (3, height, width)."""

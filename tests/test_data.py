@@ -225,3 +225,22 @@ def test_a_mean_for_other_channels_is_refused(tmp_path: Path) -> None:
     write_npz(tmp_path / "d.npz", x=X)
     with pytest.raises(FileError, match="--mean has 3 numbers; x has shape"):
         list(read_data(str(tmp_path / "d.npz"), DataOptions(mean=(0.0,) * 3, std=(1.0,) * 3)))
+
+
+def test_images_are_decoded_once_while_there_is_room(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    decode = data_module._Images._decode
+
+    def counted(images: Any, name: str) -> torch.Tensor:
+        seen.append(name)
+        return decode(images, name)
+
+    monkeypatch.setattr(data_module._Images, "_decode", counted)
+    opened = read_data(str(pictures))
+    first, again = ([batch.args[0] for batch in opened] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len(seen) == len(set(seen))
+    monkeypatch.setattr(data_module, "_REMEMBERED", 0)
+    for _ in range(2):
+        list(read_data(str(pictures)))
+    assert len(seen) == 3 * len(set(seen))
