@@ -246,7 +246,7 @@ def convert(
     followed = _read_plan(plan)
     with _own_output(), render.progress(quiet=quiet or as_json or not _is_first()) as watch:
         watch(f"reading {model.name}", 0, 0)
-        source = _read(model, arch, trust, device or "cpu", seed)
+        source = _read(model, arch, trust, "cpu" if device is None else device, seed)
         label = "small" if budget or max_drop else f"n{followed.n if followed else n}"
         target = output or Path(f"{model.stem}-{label}{source.ending}")
         _check_targets(model, [target, *targets[1:]], [])
