@@ -109,7 +109,7 @@ def find_rate(model: nn.Module, recipe: Recipe, losses: Iterable[Callable[[nn.Mo
     Each batch is shown to the copy and to the network as it was; while the ratio of the two losses (smoothed)
     is below 1.05 the rates so far did no harm. A third of the rate where that ends is taken: on a converted
     ResNet-20 it is near the best fixed rate, which is a broad optimum. Smith 2015,
-    arXiv 1506.01186, looks at the loss itself, which takes long to see through the differences between batches.
+    arXiv 1506.01186, looks at the loss itself, which drowns in the differences between batches.
 
     Args:
         model: It is not changed.
