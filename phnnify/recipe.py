@@ -34,7 +34,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student learns. The defaults did well on ResNet-20 (`examples/benchmarks/recipe_table.py`).
+    """How a student learns. The defaults did well on ResNet-20; recipe_table.py varies them.
 
     Attributes:
         steps, epochs, minutes: How long; one of them, or none for 1000 steps. Only runs by steps or epochs
