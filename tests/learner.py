@@ -12,7 +12,7 @@ from phnnify.batches import Batch
 from phnnify.distillation import train_student
 from phnnify.recipe import Recipe, RunFiles
 
-STEPS = 150
+STEPS = 300
 
 
 class Plain(nn.Module):

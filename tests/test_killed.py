@@ -24,20 +24,19 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_the_bits_of_one_that_wa
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.learner", "accelerate"])
     whole = context.Process(target=learn, args=(str(tmp_path), "whole"))
-    started = time.monotonic()
     whole.start()
     whole.join(120)
     assert whole.exitcode == 0
-    span = time.monotonic() - started
+    pace = json.loads((tmp_path / "whole.jsonl").read_text().splitlines()[-1])["seconds"] / STEPS
     draw = random.Random(0)
     steps, at = [], tmp_path / "killed.checkpoint"
     for _ in range(20):
         run = context.Process(target=learn, args=(str(tmp_path), "killed"))
         run.start()
-        before = _step(at)
-        while run.is_alive() and _step(at) == before:  # it is past its start
+        before = _written(at)
+        while run.is_alive() and _written(at) == before:  # it is past its start
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, span / 40))
+        time.sleep(draw.uniform(0, 8 * pace))
         run.kill()
         run.join(60)
         assert run.exitcode == -9, "it was over before it could be killed"
@@ -57,6 +56,10 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_the_bits_of_one_that_wa
 def _step(path: Path) -> int:
     """How far a run came; its file is whole at any time."""
     return int(read_checkpoint(path)["step"]) if path.exists() else -1
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else -1
 
 
 def _timeless(path: Path) -> list[dict[str, object]]:
