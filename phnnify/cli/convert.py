@@ -1,0 +1,136 @@
+"""`phnnify convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phnnify.cli import options
+from phnnify.cli.reading import read_data_options, read_plan, read_recipe, read_source
+from phnnify.cli.writing import (
+    at_work,
+    check_targets,
+    conclude,
+    is_first,
+    run_files,
+    save_final,
+    save_network,
+    write_reports,
+)
+from phnnify.errors import UsageError
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The converted model: .safetensors (weights and plan) or .pt (pickled module). "
+        "By default MODEL-nN (MODEL-small with --budget or --max-drop) beside you, in MODEL's form.",
+    ),
+]
+Onnx = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write a checked ONNX file; needs --input or --data."),
+]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT",
+        help="Instead of --n: the smallest network that loses at most so much accuracy on --data, or "
+        "agreement with the original where that has no labels.",
+    ),
+]
+PlanFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Follow this plan (TOML or JSON, from inspect).")
+]
+Distilling = Annotated[
+    bool,
+    typer.Option("--distill", help="Let the converted network learn from the original, on all --data."),
+]
+
+
+def convert(
+    model: options.ModelPath,
+    n: options.N = 4,
+    output: Output = None,
+    arch: options.Arch = None,
+    trust: options.Trust = False,
+    inputs: options.InputSpecs = None,
+    onnx: Onnx = None,
+    opset: options.Opset = 18,
+    data: options.Data = None,
+    samples: options.Samples = 512,
+    evaluation: options.Eval = None,
+    size: options.Size = None,
+    mean: options.Mean = "",
+    std: options.Std = "",
+    include: options.Include = None,
+    low_rank: options.LowRank = None,
+    budget: options.Budget = None,
+    max_drop: MaxDrop = None,
+    exclude: options.Exclude = None,
+    min_share: options.MinShare = 0.5,
+    plan: PlanFile = None,
+    distilling: Distilling = False,
+    steps: options.Steps = None,
+    epochs: options.Epochs = None,
+    minutes: options.Minutes = None,
+    batch: options.BatchSize = 128,
+    rate: options.Rate = None,
+    augment: options.Augment = "none",
+    log: options.LogFile = None,
+    resume: options.Resume = False,
+    report: options.Reports = None,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a smaller copy of a trained network."""
+    from phnnify import pipeline, store
+    from phnnify.export import export_onnx
+    from phnnify.inputs import read_inputs
+
+    specs = read_inputs(inputs or [])
+    data_options = read_data_options(size, mean, std)
+    if onnx and not (specs or data):
+        raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
+    recipe = read_recipe(
+        steps=steps, epochs=epochs, minutes=minutes, batch=batch, rate=rate, augment=augment, device=device,
+        seed=seed,
+    )  # fmt: skip
+    reports = report or []
+    others = [onnx, log, *reports]
+    check_targets(model, [output, *others], reports)
+    if output:
+        store.check_ending(output)
+    followed = read_plan(plan)
+    with at_work(quiet=quiet or as_json or not is_first()) as watch:
+        watch(f"reading {model.name}", 0, 0)
+        source = read_source(model, arch, trust, "cpu" if device is None else device, seed)
+        label = "small" if budget or max_drop else f"n{followed.n if followed else n}"
+        target = output or Path(f"{model.stem}-{label}{source.ending}")
+        check_targets(model, [target, *others], [])
+        result = pipeline.convert(
+            source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
+            min_share=min_share / 100, low_rank=low_rank, budget=budget, max_drop=max_drop, plan=followed,
+            data=data, samples=samples, eval_data=evaluation, data_options=data_options,
+            distill=recipe if distilling else None,
+            files=run_files(target, resume, log) if distilling else None,
+            before_distillation=lambda done: save_network(done, target), seed=seed, watch=watch,
+        )  # fmt: skip
+        if not is_first():
+            return
+        done = save_final(result, target, model, watch)
+        try:
+            if onnx:
+                watch(f"exporting {onnx.name}", 0, 0)
+                checked = export_onnx(result.model, onnx, result.inputs, opset=opset, seed=seed)
+                done = done.with_files(done.bytes, checked)
+        finally:  # the conversion was done, whatever the exporter says
+            write_reports(done, reports)
+    written = [target, *([onnx] if onnx else []), *reports]
+    conclude(done, written, result.trouble, quiet=quiet, as_json=as_json)

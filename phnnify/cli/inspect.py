@@ -1,0 +1,64 @@
+"""`phnnify inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phnnify.cli import options
+from phnnify.cli.reading import read_data_options, read_source
+from phnnify.cli.writing import at_work, check_targets, print_report, write_reports
+
+PlanFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the plan, to edit and give to convert.")
+]
+
+
+def inspect(
+    model: options.ModelPath,
+    n: options.N = 4,
+    arch: options.Arch = None,
+    trust: options.Trust = False,
+    inputs: options.InputSpecs = None,
+    low_rank: options.LowRank = None,
+    budget: options.Budget = None,
+    data: options.Data = None,
+    samples: options.Samples = 512,
+    size: options.Size = None,
+    mean: options.Mean = "",
+    std: options.Std = "",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    min_share: options.MinShare = 0.5,
+    plan: PlanFile = None,
+    report: options.Reports = None,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show what convert would do to each layer, and why; writes no model."""
+    from phnnify import pipeline
+    from phnnify.files import write_text
+    from phnnify.inputs import read_inputs
+    from phnnify.report import Change
+
+    specs = read_inputs(inputs or [])
+    data_options = read_data_options(size, mean, std)
+    curves = plan.with_suffix(".curves.json") if plan and budget else None
+    reports = report or []
+    check_targets(model, [plan, curves, *reports], reports)
+    with at_work(quiet=quiet or as_json) as watch:
+        watch(f"reading {model.name}", 0, 0)
+        source = read_source(model, arch, trust, "cpu", seed)
+        made, described = pipeline.inspect(
+            source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
+            min_share=min_share / 100, low_rank=low_rank, budget=budget, data=data, samples=samples,
+            data_options=data_options, curves=curves, seed=seed, watch=watch,
+        )  # fmt: skip
+    described = described.with_files(Change(model.stat().st_size))
+    if plan:
+        write_text(plan, made.to_json() if plan.suffix == ".json" else made.to_toml())
+    write_reports(described, reports)
+    print_report(described, quiet=quiet, as_json=as_json)

@@ -1,0 +1,93 @@
+"""What the options and files of a command stand for; a refusal where they cannot stand for anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phnnify.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from phnnify.data import DataOptions
+    from phnnify.plan import Plan
+    from phnnify.recipe import Recipe
+    from phnnify.store import Source
+
+
+def read_data_options(size: int | None, mean: str, std: str) -> DataOptions:
+    """How referenced images and arrays become inputs.
+
+    Raises:
+        UsageError: --mean or --std is no list of numbers, or they do not fit together.
+    """
+    from phnnify.data import DataOptions
+
+    return DataOptions(size, _numbers(mean, "--mean"), _numbers(std, "--std"))
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not a list of numbers such as 0.5,0.5,0.5") from None
+
+
+def read_recipe(*, augment: str, **given: Any) -> Recipe:
+    """How a student learns; what was not given (None) is the recipe's own default.
+
+    Raises:
+        UsageError: a value that cannot mean anything, or two lengths.
+    """
+    from phnnify.augment import Augmentation
+    from phnnify.recipe import Recipe
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Recipe(augment=Augmentation.read(augment), **chosen)
+
+
+def read_source(model: Path, arch: str | None, trust: bool, device: str, seed: int) -> Source:
+    """The original network, on its device; what its own code draws is drawn with the seed.
+
+    Raises:
+        UsageError: the device cannot be used here.
+        FileError: the file cannot be read, or holds no network.
+        ModelError: the network and its weights do not fit together.
+    """
+    import torch
+
+    from phnnify import store
+
+    torch.manual_seed(seed)
+    place = _device(device)
+    source = store.read_network(model, arch=arch, trust=trust)
+    source.model.to(place)
+    return source
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}", hint="use --device cpu") from None
+    return device
+
+
+def read_plan(path: Path | None) -> Plan | None:
+    """The plan to follow, if there is one.
+
+    Raises:
+        FileError: the file cannot be read.
+        PlanError: it holds no plan.
+    """
+    if path is None:
+        return None
+    from phnnify.files import read_text
+    from phnnify.plan import parse_plan
+
+    return parse_plan(read_text(path))

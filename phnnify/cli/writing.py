@@ -1,0 +1,132 @@
+"""What a command writes and says: refused before the work where it could only fail, done after it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from phnnify.errors import DistillationError, UsageError
+
+if TYPE_CHECKING:
+    from phnnify.pipeline import Result, Watcher
+    from phnnify.recipe import RunFiles
+    from phnnify.report import Report
+
+
+def is_first() -> bool:
+    """Whether this is the process, of those that `accelerate launch` started, that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def check_targets(model: Path, targets: Sequence[Path | None], reports: Sequence[Path]) -> None:
+    """Refuse what could only fail after the work is done.
+
+    Raises:
+        UsageError: an output is the input, two outputs are the same, or a report has an unknown ending.
+        FileError: an output cannot be written.
+    """
+    from phnnify.files import check_target
+    from phnnify.report import check_ending
+
+    given = [target for target in targets if target is not None]
+    for target in given:
+        check_target(target)
+        if target.resolve() == model.resolve():
+            raise UsageError(f"{target} would overwrite the original", hint="give another name with -o")
+    if len({target.resolve() for target in given}) < len(given):
+        raise UsageError("two outputs have the same name")
+    for path in reports:
+        check_ending(path)
+
+
+def run_files(target: Path, resume: bool, log: Path | None) -> RunFiles:
+    """What a distillation leaves beside its output.
+
+    Raises:
+        UsageError: a run that was stopped left its state there, and was neither resumed nor given up.
+    """
+    from phnnify.recipe import RunFiles
+
+    checkpoint = _checkpoint_of(target)
+    if checkpoint.exists() and not resume:
+        raise UsageError(
+            f"{checkpoint} is the state of a run that was not finished",
+            hint="--resume goes on with it; delete it to start anew",
+        )
+    return RunFiles(checkpoint, resume, log)
+
+
+def _checkpoint_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.checkpoint")
+
+
+@contextmanager
+def at_work(*, quiet: bool) -> Iterator[Watcher]:
+    """Tell on stderr what is going on. stdout is for results: what the network's own code prints is talk."""
+    from phnnify import render
+
+    with redirect_stdout(sys.stderr), render.progress(quiet=quiet) as watch:
+        yield watch
+
+
+def save_network(result: Result, target: Path) -> None:
+    """Write the converted network and its plan, if this is the process that writes."""
+    from phnnify import store
+    from phnnify.measure import copied
+
+    if is_first():
+        store.save(copied(result.model, {}).cpu(), target, result.plan)
+
+
+def save_final(result: Result, target: Path, original: Path, watch: Watcher) -> Report:
+    """Write the final network, and drop the state of the run that led to it; the report with both sizes."""
+    from phnnify.checkpoint import remove_checkpoint
+    from phnnify.report import Change
+
+    watch(f"writing {target.name}", 0, 0)
+    save_network(result, target)
+    remove_checkpoint(_checkpoint_of(target))
+    return result.report.with_files(Change(original.stat().st_size, target.stat().st_size))
+
+
+def write_reports(report: Report, paths: Sequence[Path]) -> None:
+    """Write the report in the form of each file's ending."""
+    from phnnify.report import write_report
+
+    for path in paths:
+        write_report(report, path)
+
+
+def print_report(report: Report, *, quiet: bool, as_json: bool) -> None:
+    """Print the report on stdout, as tables or as JSON."""
+    from phnnify import render
+
+    if as_json:
+        typer.echo(report.to_json())
+    elif not quiet:
+        render.show_report(report)
+
+
+def conclude(
+    report: Report, written: Sequence[Path], trouble: str | None, *, quiet: bool, as_json: bool
+) -> None:
+    """Print the report and name the files; fail where the distillation did, now that all was written.
+
+    Raises:
+        DistillationError: it was given up.
+    """
+    from phnnify import render
+
+    print_report(report, quiet=quiet, as_json=as_json)
+    if not (quiet or as_json):
+        render.say(f"wrote {', '.join(map(str, written))}")
+    if trouble:
+        raise DistillationError(
+            f"{trouble}; what was written is its best state", hint="a lower --rate, or other --data"
+        )
