@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -16,7 +17,12 @@ import safetensors.torch
 import torch
 
 import phnnify
-from phnnify import distillation
+from phnnify import distillation, pipeline
+from phnnify.augment import Augmentation
+from phnnify.cli import convert as converting
+from phnnify.cli import distill as distilling
+from phnnify.errors import ModelError
+from phnnify.recipe import Recipe
 from tests.learner import inputs, pair
 from tests.networks import Outcome, command, same_tensors
 
@@ -103,6 +109,67 @@ def test_a_conversion_distills_in_one_go() -> None:
         command("distill", DIGITS / "model.pt", "plain.pt", "--data", DATA, *QUICK, "-o", "two.pt", "--quiet")
     )
     assert same_tensors(weights("two.pt"), weights("out.pt"))
+
+
+LESSON = (
+    "--epochs", 1.5, "--batch", 32, "--optimizer", "sgd", "--rate", 0.01, "--loss", "kl", "--temperature", 2,
+    "--labels", 0.5, "--hidden", 0.25, "--augment", "flip", "--precision", "fp32", "--checkpoint-minutes", 1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [("distill", ("student.pt", "--data", DATA)), ("convert", ("--data", DATA, "--distill"))],
+    ids=["distill", "convert"],
+)
+def test_both_commands_make_the_same_recipe(
+    verb: str, arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Recipe] = []
+
+    def asked(*given: Any, **named: Any) -> Any:
+        seen.extend(value for value in (*given, *named.values()) if isinstance(value, Recipe))
+        raise ModelError("seen")
+
+    monkeypatch.setattr(pipeline, verb, asked)
+    failed(command(verb, DIGITS / "model.pt", *arguments), 1, "seen")
+    failed(command(verb, DIGITS / "model.pt", *arguments, *LESSON, "--seed", 7), 1, "seen")
+    wanted = Recipe(
+        epochs=1.5, batch=32, optimizer="sgd", rate=0.01, loss="kl", temperature=2, labels=0.5, hidden=0.25,
+        augment=Augmentation.read("flip"), precision="fp32", checkpoint_minutes=1, seed=7,
+    )  # fmt: skip
+    assert seen == [Recipe(), wanted]
+
+
+def test_a_conversion_takes_every_option_of_a_distillation() -> None:
+    taken, wanted = (
+        {
+            name: (option.annotation, option.default)
+            for name, option in inspect.signature(verb).parameters.items()
+        }
+        for verb in (converting.convert, distilling.distill)
+    )
+    for own in ("teacher", "student", "data", "output"):
+        del wanted[own]
+    assert wanted.items() <= taken.items()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *zip(LESSON[::2], LESSON[1::2], strict=True),
+        ("--steps", 5),
+        ("--minutes", 1),
+        ("--batch", 128),
+        ("--log", "run.jsonl"),
+        ("--resume",),
+    ],
+    ids=lambda option: str(option[0]),
+)
+def test_what_only_a_distillation_means_needs_one(option: tuple[object, ...]) -> None:
+    outcome = command("convert", DIGITS / "model.pt", "--data", DATA, *option)
+    failed(outcome, 2, f"{option[0]} needs --distill", f"hint: add --distill, or leave {option[0]} out")
+    assert here() == set()
 
 
 @pytest.mark.parametrize("verb", ["distill", "convert"])

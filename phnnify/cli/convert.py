@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from phnnify.cli import options
-from phnnify.cli.reading import read_data_options, read_plan, read_recipe, read_source
+from phnnify.cli.reading import read_data_options, read_plan, read_recipe, read_source, refuse_without
 from phnnify.cli.writing import (
     at_work,
     check_targets,
@@ -53,6 +53,7 @@ Distilling = Annotated[
 
 
 def convert(
+    context: typer.Context,
     model: options.ModelPath,
     n: options.N = 4,
     output: Output = None,
@@ -79,8 +80,15 @@ def convert(
     epochs: options.Epochs = None,
     minutes: options.Minutes = None,
     batch: options.BatchSize = 128,
+    optimizer: options.Optimizer = "adamw",
     rate: options.Rate = None,
+    loss: options.Loss = "auto",
+    temperature: options.Temperature = None,
+    labels: options.Labels = None,
+    hidden: options.Hidden = None,
     augment: options.Augment = "none",
+    precision: options.Precision = "auto",
+    checkpoint_minutes: options.CheckpointMinutes = 5.0,
     log: options.LogFile = None,
     resume: options.Resume = False,
     report: options.Reports = None,
@@ -94,14 +102,18 @@ def convert(
     from phnnify.export import export_onnx
     from phnnify.inputs import read_inputs
 
+    lesson: dict[str, Any] = {
+        "steps": steps, "epochs": epochs, "minutes": minutes, "batch": batch, "optimizer": optimizer,
+        "rate": rate, "loss": loss, "temperature": temperature, "labels": labels, "hidden": hidden,
+        "augment": augment, "precision": precision, "checkpoint_minutes": checkpoint_minutes,
+    }  # fmt: skip
+    if not distilling:
+        refuse_without("--distill", [*lesson, "log", "resume"], context)
+    recipe = read_recipe(**lesson, device=device, seed=seed) if distilling else None
     specs = read_inputs(inputs or [])
     data_options = read_data_options(size, mean, std)
     if onnx and not (specs or data):
         raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
-    recipe = read_recipe(
-        steps=steps, epochs=epochs, minutes=minutes, batch=batch, rate=rate, augment=augment, device=device,
-        seed=seed,
-    )  # fmt: skip
     reports = report or []
     others = [onnx, log, *reports]
     check_targets(model, [output, *others], reports)
@@ -117,8 +129,7 @@ def convert(
         result = pipeline.convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
             min_share=min_share / 100, low_rank=low_rank, budget=budget, max_drop=max_drop, plan=followed,
-            data=data, samples=samples, eval_data=evaluation, data_options=data_options,
-            distill=recipe if distilling else None,
+            data=data, samples=samples, eval_data=evaluation, data_options=data_options, distill=recipe,
             files=run_files(target, resume, log) if distilling else None,
             before_distillation=lambda done: save_network(done, target), seed=seed, watch=watch,
         )  # fmt: skip

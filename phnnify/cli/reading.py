@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,25 @@ from phnnify.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
+    import typer
 
     from phnnify.data import DataOptions
     from phnnify.plan import Plan
     from phnnify.recipe import Recipe
     from phnnify.store import Source
+
+
+def refuse_without(option: str, dependent: Iterable[str], context: typer.Context) -> None:
+    """Refuse options, by their parameters' names, that mean nothing without another one, which is missing.
+
+    Raises:
+        UsageError: one of them was given, be it with its default.
+    """
+    for name in dependent:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            given = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{given} needs {option}", hint=f"add {option}, or leave {given} out")
 
 
 def read_data_options(size: int | None, mean: str, std: str) -> DataOptions:
