@@ -25,7 +25,7 @@ from torch.nn.modules import loss
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from phnnify import layers
+from phnnify import layers, opened
 from phnnify.errors import FileError, UntrustedError
 from phnnify.measure import evaluation_copy, first_line
 from phnnify.references import importable
@@ -43,6 +43,10 @@ SAFE_CLASSES: tuple[type[nn.Module], ...] = (
     *_torch_layers(),
     NonDynamicallyQuantizableLinear,
     *(getattr(layers, name) for name in layers.__all__ if name != "PHMLayer"),
+    opened.OpenAttention,
+    opened.OpenLSTM,
+    opened.OpenGRU,
+    opened.OpenRNN,
 )
 _SAFE_GLOBALS: tuple[Any, ...] = (*SAFE_CLASSES, nn.functional.relu, nn.functional.gelu, torch.Size)
 _UNUSUAL = ("Unsupported operand", "Only persistent_load of storage")  # what torch's safe unpickler lacks

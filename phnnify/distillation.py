@@ -28,6 +28,7 @@ from phnnify.evaluate import Examination
 from phnnify.feed import Feed, make_feed
 from phnnify.lesson import Lesson
 from phnnify.measure import copied, evaluation_copy
+from phnnify.opened import open_modules
 from phnnify.optimize import Average, balance_, find_rate, load_state_, make_optimizer, state_of
 from phnnify.recipe import Recipe, RunFiles
 from phnnify.signals import StopRequest, stop_requests
@@ -123,7 +124,8 @@ class _Run:
         self.length = recipe.length(feed.steps_in_epoch() / self.processes)
         self.precision = compute_precision(recipe.precision, device)
         teacher = evaluation_copy(teacher) if _is_on(teacher, device) else copied(teacher, {}).to(device)
-        self.lesson = Lesson(teacher.eval(), recipe, self.precision)
+        watched = open_modules(teacher) if recipe.hidden else teacher  # layers inside of others
+        self.lesson = Lesson(watched.eval(), recipe, self.precision)
         self.given, self.student = student, learning_copy(student, device, feed.batch)
         self.examined = learning_copy(student, device, feed.batch)  # for whatever must leave no trace
         self.examination: Examination | None = None

@@ -22,6 +22,7 @@ from phnnify.fit import Fit, Progress, fit_weights
 from phnnify.inputs import Inputs, InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import submodule, tensor_bytes
+from phnnify.opened import open_modules
 from phnnify.plan import Decision, Plan, PlanOptions, check_plan, make_plan
 from phnnify.recipe import Recipe, RunFiles
 from phnnify.report import ADVICE, FITTED, NEEDS_DISTILLATION, Report, make_report
@@ -80,6 +81,7 @@ def inspect(
     sizing = _Sizing.read(low_rank, budget, None, has_data=data is not None)
     batches = _batches(model, data, samples, data_options, seed, watch)
     watch("looking at the network", 0, 0)
+    model = open_modules(model)
     traced = trace(model, read_inputs(inputs) or input_specs(batches), seed=seed)
     plan = make_plan(traced, PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share))
     if sizing.budget and plan.conversions:
@@ -159,21 +161,22 @@ def convert(
     sizing = _Sizing.read(low_rank, budget, max_drop, has_data=data is not None)
     batches = _batches(model, data, samples * (2 if sizing.drop else 1), data_options, seed, watch)
     watch("looking at the network", 0, 0)
+    opened = open_modules(model)
     specs = read_inputs(inputs) or input_specs(batches)
-    traced = trace(model, specs, seed=seed)
+    traced = trace(opened, specs, seed=seed)
     options = PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share)
     choice = Choice(check_plan(plan, traced) if plan else make_plan(traced, options))
     _require_conversions(choice.plan, traced)
     if plan is None and sizing.drop:
         batches, held_out = _halves(batches)
-        budgeting = Budgeting(model, traced, choice.plan, batches, _measuring(watch))
+        budgeting = Budgeting(opened, traced, choice.plan, batches, _measuring(watch))
         choice = _smallest(model, traced, budgeting, sizing.drop, batches, held_out, watch)
     elif plan is None and sizing.budget:
-        budgeting = Budgeting(model, traced, choice.plan, batches, _measuring(watch))
+        budgeting = Budgeting(opened, traced, choice.plan, batches, _measuring(watch))
         choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
         _require_conversions(choice.plan, traced)
     elif plan is None and sizing.auto:
-        choice = best_forms(model, choice.plan, batches, _measuring(watch))
+        choice = best_forms(opened, choice.plan, batches, _measuring(watch))
     converted, fits, notes = _fitted(model, choice.plan, batches, watch)
     report = make_report(traced, choice.plan, fits, notes, choice)
     evaluation = _Evaluation(eval_data, data_options, seed)
@@ -229,7 +232,7 @@ def distill(
     evaluation = _Evaluation(eval_data, data_options, recipe.seed)
     watch("looking at the networks", 0, 0)
     specs = input_specs([next(make_feed(material, 1, 0).stream())])
-    traced = trace(teacher, specs, seed=recipe.seed)
+    traced = trace(open_modules(teacher), specs, seed=recipe.seed)
     plan = _plan_seen(traced, student)
     report = make_report(traced, plan)
     if eval_data is not None:
@@ -343,14 +346,15 @@ def _fitted(
     model: nn.Module, plan: Plan, batches: list[Batch], watch: Watcher
 ) -> tuple[nn.Module, dict[str, Fit], list[str]]:
     """The network converted by a plan, the fits, and what to say about them."""
-    weights = dense_weights(model, plan.conversions)
+    opened = open_modules(model)
+    weights = dense_weights(opened, plan.conversions)
     fits = fit_weights(
         weights, plan.conversions, lambda done, total, name: watch(f"fitting {name}", done, total)
     )
     converted = rewrite(model, {name: fit.factors for name, fit in fits.items()})
     if not batches:
         return converted, fits, [NEEDS_DISTILLATION]
-    return converted, *_fit_to_data_(converted, model, fits, batches, watch)
+    return converted, *_fit_to_data_(converted, opened, fits, batches, watch)
 
 
 def _smallest(

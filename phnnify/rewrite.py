@@ -2,7 +2,8 @@
 
 The original is untouched. The new network is a deep copy made with a memo in which each chosen dense layer
 already has its PHM layer as its copy: so every reference to it, registered or not, once or many times, finds
-the PHM layer; ties between other parameters stay ties; and the class stays the user's.
+the PHM layer; ties between other parameters stay ties; and the class stays the user's. Modules that hide
+chosen weights are opened first (`opened`); all others stay what they are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from phnnify.algebra import Factors
 from phnnify.errors import PlanError
 from phnnify.layers import PHMLayer
 from phnnify.measure import copied, submodule
+from phnnify.opened import open_modules
 from phnnify.rules import rule_for
 
 
@@ -44,6 +46,7 @@ def rewrite(model: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
         PlanError: there is no dense layer of that name.
         ModelError: the network cannot be copied.
     """
+    model = open_modules(model, factors)
     memo: dict[int, Any] = {}
     for name, pair in factors.items():
         dense, layer = _dense_layer(model, name)

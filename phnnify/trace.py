@@ -19,6 +19,7 @@ from torch import fx, nn
 from phnnify.inputs import InputSpec, random_example
 from phnnify.layers import PHMLayer
 from phnnify.measure import Run, evaluation_copy, first_line, parameter_count, run_counts
+from phnnify.opened import OPENED
 from phnnify.rules import rule_for
 
 
@@ -159,10 +160,10 @@ def _observed(site: Site, module: str, uses: _Uses | None, runs: dict[str, Run] 
 
 
 class _Tracer(fx.Tracer):
-    """Stops at torch's own layers and at PHM layers."""
+    """Stops at torch's own layers, at PHM layers, and at opened modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PHMLayer) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (PHMLayer, *OPENED)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _symbolic_uses(model: nn.Module) -> tuple[_Uses | None, str | None]:

@@ -1,0 +1,26 @@
+"""Linear layers around weights that belong to something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def linear_of(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    """A Linear layer of these very parameters, (out, in) and (out,)."""
+    out, columns = weight.shape
+    layer = nn.Linear(columns, out, bias is not None, device="meta")
+    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
+    return layer
+
+
+def parameter_like(old: nn.Parameter, values: Tensor) -> nn.Parameter:
+    """A parameter with values of its own, to be learned where the old one was."""
+    return nn.Parameter(values.detach().clone(), requires_grad=old.requires_grad)
+
+
+def linear_of_conv1d(closed: Any) -> nn.Linear:
+    """What transformers' `Conv1D` computes, which keeps its weight as (in, out)."""
+    layer = linear_of(parameter_like(closed.weight, closed.weight.t().contiguous()), closed.bias)
+    return layer.train(closed.training)
