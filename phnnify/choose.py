@@ -15,7 +15,9 @@ from phnnify.curves import Curves, contents_key, measure_curves, read_curves, wr
 from phnnify.errors import PlanError
 from phnnify.fit import Progress
 from phnnify.plan import Plan, with_orders
+from phnnify.search import Form, Search
 from phnnify.survey import survey
+from phnnify.tables import shared_names, shared_problems
 from phnnify.trace import Trace
 
 LEVELS = (0.75, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.04)
@@ -49,13 +51,15 @@ def best_forms(
 ) -> Choice:
     """The plan with the best form of each converted weight, at the size that the plan's order has."""
     orders = plan.conversions
-    forms = survey(
-        model,
-        orders,
-        batches,
-        lambda name, search: [f for f in [search.best(orders[name].parameters(search.shape), plan.n)] if f],
-        progress,
-    )
+
+    def best(name: str, search: Search) -> list[Form]:
+        form = search.best(orders[name].parameters(search.shape), plan.n)
+        return [form] if form else []
+
+    shared = shared_names(model, orders)
+    forms = survey(model, [name for name in orders if name not in shared], batches, best, progress)
+    for name, (_, problem) in shared_problems(model, shared, batches).items():
+        forms[name] = tuple(best(name, Search(problem)))
     chosen = {name: found[0] for name, found in forms.items() if found}
     errors = {name: math.sqrt(form.loss) for name, form in chosen.items()}
     return Choice(with_orders(plan, {name: form.order for name, form in chosen.items()}), errors)
@@ -85,12 +89,17 @@ class Budgeting:
         progress: Progress | None = None,
         kept_in: Path | None = None,
     ) -> None:
-        sizes = {site.name: site.parameters for site in traced.sites if site.name in plan.conversions}
+        orders = plan.conversions
+        shared = shared_names(model, orders)
+        sites = {site.name: site for site in traced.sites if site.name in orders}
+        sizes = {name: site.parameters for name, site in sites.items() if name not in shared}
         self._plan, self._total = plan, traced.parameters
         self._curves = _kept_curves(model, sizes, batches, progress, kept_in)
         if not self._curves:
             raise PlanError("the data reaches none of the weights that could be converted")
-        self._fixed = traced.parameters - sum(sizes[name] for name in self._curves)
+        unmeasured = {name: site for name, site in sites.items() if name not in self._curves}
+        self._fixed = traced.parameters - sum(site.parameters for site in sites.values())
+        self._fixed += sum(orders[name].parameters(site.matrix or ()) for name, site in unmeasured.items())
 
     @property
     def least(self) -> int:

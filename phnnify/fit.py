@@ -123,8 +123,36 @@ def _measure(statistics: Statistics) -> Callable[[Tensor], float]:
     return measure
 
 
-def regularised(weight: Tensor, statistics: Statistics) -> Problem | None:
+def fit_to_problem(weight: Tensor, start: Factors, problem: Problem) -> Fit:
+    """Fit the factors of one weight to a problem given; never worse than the start.
+
+    The output errors are sqrt(loss/energy) of the problem.
+
+    Args:
+        weight: (out, in).
+        start: The closed form.
+        problem: What the factors are to do.
+    """
+
+    def lost(factors: Factors) -> float:
+        return (
+            (max(problem.loss(_composed(factors)), 0.0) / problem.energy) ** 0.5
+            if problem.energy > 0
+            else 0.0
+        )
+
+    found = nearest(problem, start.order, _ROUNDS, start)[0].to(weight.dtype)
+    before, after = lost(start), lost(found)
+    if not after < before:
+        return Fit(start, factorization_error(weight, start), before, before)
+    return Fit(found, factorization_error(weight, found), after, before)
+
+
+def regularised(weight: Tensor, statistics: Statistics, ridge: float | None = None) -> Problem | None:
     """The least-squares problem that statistics pose, with a ridge towards the weight (out, in, *kernel).
+
+    The ridge is a part of the mean diagonal of C; by default as large as did best where the weight's outputs
+    are all that counts.
 
     One problem for all groups. Those of an ordinary convolution meet rows of the weight: each row's best
     values are found under its own group's covariance, and approximated under the mean of all. Those of a
@@ -139,7 +167,9 @@ def regularised(weight: Tensor, statistics: Statistics) -> Problem | None:
     scale = float((statistics.C.diagonal(dim1=1, dim2=2) if whole else statistics.C).mean())
     if scale <= 0:
         return None
-    ridge = (_RIDGE + _RIDGE_FEW_ROWS * min(1.0, width / statistics.rows)) * scale
+    if ridge is None:
+        ridge = _RIDGE + _RIDGE_FEW_ROWS * min(1.0, width / statistics.rows)
+    ridge = ridge * scale
     if statistics.D is None:
         C = statistics.C.flatten() if statistics.by_columns else statistics.C.mean(0)
         return _towards(W, C + ridge, kernel)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phnnify.errors import UsageError
+from phnnify.layers import PHMEmbedding
 
 _SPEC = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?:(?P<dtype>[a-z]+\d*):)?(?P<shape>\??\d+(?:x\??\d+)*)")
 _FORM = "[name=][dtype:]1x3x32x32, where a leading ? marks an axis whose size may vary (axis 0 always may)"
@@ -132,7 +133,8 @@ def random_example(
         batch: The size of axis 0, in place of that of the specs.
     """
     generator = torch.Generator().manual_seed(seed)
-    high = min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=2)
+    tables = [module for module in model.modules() if isinstance(module, (nn.Embedding, PHMEmbedding))]
+    high = min((int(table.num_embeddings) for table in tables), default=2)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     args, kwargs = [], {}
     for spec in specs:

@@ -35,6 +35,13 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
     return model if name == "weight" and not list(model.children()) else model.get_submodule(name)
 
 
+def owners(model: nn.Module, name: str) -> list[str]:
+    """The names of all modules whose `weight` is the parameter that this one's is, itself included."""
+    weight = submodule(model, name).get_parameter("weight")
+    modules = model.named_modules()
+    return [path or "weight" for path, module in modules if module._parameters.get("weight") is weight]
+
+
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """A copy in eval mode that shares all tensors: it can be hooked, traced and run, and thrown away.
 

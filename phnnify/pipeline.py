@@ -65,6 +65,7 @@ def inspect(
     exclude: Sequence[str] = (),
     min_share: float = 0.005,
     low_rank: str | float | None = None,
+    embeddings: bool = False,
     budget: str | None = None,
     data: str | Iterable[Any] | None = None,
     samples: int = 512,
@@ -83,7 +84,9 @@ def inspect(
     watch("looking at the network", 0, 0)
     model = open_modules(model)
     traced = trace(model, read_inputs(inputs) or input_specs(batches), seed=seed)
-    plan = make_plan(traced, PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share))
+    plan = make_plan(
+        traced, PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share, embeddings)
+    )
     if sizing.budget and plan.conversions:
         budgeting = Budgeting(model, traced, plan, batches, _measuring(watch), curves)
         choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
@@ -103,6 +106,7 @@ def convert(
     exclude: Sequence[str] = (),
     min_share: float = 0.005,
     low_rank: str | float | None = None,
+    embeddings: bool = False,
     budget: str | None = None,
     max_drop: str | None = None,
     plan: Plan | None = None,
@@ -128,6 +132,7 @@ def convert(
         low_rank: 'off': order n with n terms, as in the papers. 'auto' (the default with data): per weight,
             at the same size, the blocks, terms and rank that fit best. A share from 0 to 1: so much of each
             weight's size goes to a low-rank term.
+        embeddings: Whether embedding tables are converted too, with the layers that are tied to them.
         budget: Instead of n, a size for the whole network: '25%' of its parameters, or '1.5MB'. Each weight
             gets its own part of it. Needs data.
         max_drop: Instead of n, the smallest network that loses at most so much ('1%') accuracy on the data,
@@ -164,7 +169,7 @@ def convert(
     opened = open_modules(model)
     specs = read_inputs(inputs) or input_specs(batches)
     traced = trace(opened, specs, seed=seed)
-    options = PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share)
+    options = PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share, embeddings)
     choice = Choice(check_plan(plan, traced) if plan else make_plan(traced, options))
     _require_conversions(choice.plan, traced)
     if plan is None and sizing.drop:

@@ -34,6 +34,7 @@ class PlanOptions:
         exclude: Patterns of weights to keep.
         min_share: Weights with a smaller part of the network's parameters are kept (0.005 is 0.5 %).
         low_rank: The part of each weight's size that goes to a low-rank term, 0 to 1.
+        embeddings: Whether embedding tables, and what is tied to them, may be converted.
 
     Raises:
         UsageError: n is below 2, or min_share or low_rank is not within 0 to 1.
@@ -44,6 +45,7 @@ class PlanOptions:
     exclude: tuple[str, ...] = ()
     min_share: float = 0.005
     low_rank: float = 0.0
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         if self.n < 2:
@@ -141,6 +143,9 @@ def _reason_to_keep(site: Site, options: PlanOptions) -> str | None:
         return "not included by the user"
     if site.obstacle or site.matrix is None:
         return site.obstacle
+    if site.table and not options.embeddings:
+        tied = f", tied to {', '.join(site.ties)}" if site.ties else ""
+        return f"an embedding table{tied}: --embeddings converts it"
     out, columns = site.matrix[:2]
     order = Order.closest(out, columns, options.n)
     if order.n_out * order.n_in == 1:

@@ -3,7 +3,8 @@
 The original is untouched. The new network is a deep copy made with a memo in which each chosen dense layer
 already has its PHM layer as its copy: so every reference to it, registered or not, once or many times, finds
 the PHM layer; ties between other parameters stay ties; and the class stays the user's. Modules that hide
-chosen weights are opened first (`opened`); all others stay what they are.
+chosen weights are opened first (`opened`); all others stay what they are. Layers that share a weight share
+its factors.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from phnnify.algebra import Factors
 from phnnify.errors import PlanError
-from phnnify.layers import PHMLayer
-from phnnify.measure import copied, submodule
+from phnnify.layers import PHMLayer, PHMLinear
+from phnnify.measure import copied, owners, submodule
 from phnnify.opened import open_modules
 from phnnify.rules import rule_for
 
@@ -49,8 +50,13 @@ def rewrite(model: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
     model = open_modules(model, factors)
     memo: dict[int, Any] = {}
     for name, pair in factors.items():
-        dense, layer = _dense_layer(model, name)
-        memo[id(dense)] = _replacement(layer, dense, pair, memo)
+        _dense_layer(model, name)
+        twins = []
+        for owner in owners(model, name):
+            dense, layer = _dense_layer(model, owner)
+            twins.append(_replacement(layer, dense, pair, memo))
+            memo[id(dense)] = twins[-1]
+        _tie_(twins)
     replaced: nn.Module | None = memo.get(id(model))  # the network may itself be one dense layer
     return copied(model, memo) if replaced is None else replaced
 
@@ -65,6 +71,13 @@ def _dense_layer(model: nn.Module, name: str) -> tuple[nn.Module, type[PHMLayer]
     if layer is None:
         raise PlanError(f"{name} is a {type(module).__name__}, which cannot be converted")
     return module, layer
+
+
+def _tie_(layers: list[PHMLayer]) -> None:
+    """Let all have the factors of one: a dense layer where there is one, whose memory layout matters."""
+    first = next((layer for layer in layers if isinstance(layer, PHMLinear)), layers[0])
+    for layer in layers:
+        layer.A, layer.S, layer.U, layer.V = first.A, first.S, first.U, first.V
 
 
 def _replacement(layer: type[PHMLayer], dense: nn.Module, factors: Factors, memo: dict[int, Any]) -> PHMLayer:

@@ -21,6 +21,7 @@ from phnnify.layers import (
     PHMConvTranspose1d,
     PHMConvTranspose2d,
     PHMConvTranspose3d,
+    PHMEmbedding,
     PHMLayer,
     PHMLinear,
 )
@@ -61,10 +62,18 @@ def _depthwise(module: nn.Module, parameter: str) -> bool:
     return 1 < module.groups == module.in_channels
 
 
+def _special_table(module: nn.Module, parameter: str) -> bool:
+    if not isinstance(module, nn.Embedding):
+        return False
+    return module.max_norm is not None or module.sparse or module.scale_grad_by_freq
+
+
 RULES: tuple[Rule, ...] = (
     _kept(PHMLayer, "already a PHM weight"),
     Rule(_computed, reason="its weight is computed by a parametrization (weight norm, spectral norm)"),
     Rule(_depthwise, reason="depthwise: each output has a filter of its own, too small to share"),
+    Rule(_special_table, reason="an embedding with max_norm, sparse or scale_grad_by_freq"),
+    _twin(PHMEmbedding),
     _twin(PHMLinear),
     _twin(PHMConv1d),
     _twin(PHMConv2d),
@@ -75,7 +84,7 @@ RULES: tuple[Rule, ...] = (
     _kept(NonDynamicallyQuantizableLinear, "used outside its module: attention reads the weight itself"),
     _kept(nn.MultiheadAttention, "unsupported kind: {parameter} of attention"),
     _kept(nn.RNNBase, "unsupported kind: {parameter} of a recurrent layer"),
-    _kept(nn.Embedding, "unsupported kind: embedding table"),
+    _kept(nn.Embedding, "unsupported kind: {kind}, a subclass of Embedding"),
     _kept(nn.Linear, "unsupported kind: {kind}, a subclass of Linear"),
     _kept(nn.modules.conv._ConvNd, "unsupported kind: {kind}, a subclass of a convolution"),
     Rule(lambda module, parameter: True, reason="unsupported kind: {parameter} of {kind}"),

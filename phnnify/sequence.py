@@ -4,6 +4,7 @@
 
 Each layer is fitted so that Ŵ x̂ comes near W x (`fit.fit_to_data`), and its bias takes up the difference of
 the means. The running statistics of each BatchNorm behind a fitted layer are those of the calibration inputs.
+Embedding tables and shared weights come before all others (`tables`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from phnnify.algebra import compose
 from phnnify.batches import Batch
 from phnnify.calibrate import Statistics, Sums, measured_error, refusal
 from phnnify.errors import ModelError
-from phnnify.fit import Fit, Progress, fit_to_data
+from phnnify.fit import Fit, Progress, fit_to_data, fit_to_problem
 from phnnify.inputs import Example
 from phnnify.layers import PHMLayer
 from phnnify.lockstep import Runs, Stop
 from phnnify.measure import evaluation_copy, submodule
 from phnnify.survey import NORMS, absorbed_means
+from phnnify.tables import shared_names, shared_problems
 
 WIDE = "{name} is too wide for the covariance of its inputs: it was fitted to their variances."
 
@@ -65,11 +67,12 @@ def fit_in_sequence_(
         raise ModelError("there are no calibration inputs")
     examples = [Example(batch.args, batch.kwargs) for batch in batches]
     teacher, running = evaluation_copy(teacher), evaluation_copy(student)
+    results = _fit_shared_(student, teacher, fits, batches)
+    closed, fits = fits, {name: fit for name, fit in fits.items() if name not in results}
     norms = [name for name, module in running.named_modules() if type(module) in NORMS]
     absorbed, calls = absorbed_means(running, fits, examples[0])
     later = _later_calls(teacher, [name for name in fits if calls[name] > 1], examples)
     done, total = 0, sum(fit.factors.entries for fit in fits.values())
-    results: dict[str, Fit] = {}
     notes: list[str] = []
     with Runs(teacher, fits, examples) as originals, Runs(running, [*fits, *norms], examples) as students:
         while stops := students.advance():
@@ -96,7 +99,20 @@ def fit_in_sequence_(
             done += fits[name].factors.entries
     if progress:
         progress(total, total, "")
-    return SequentialFit({name: results.get(name, fit) for name, fit in fits.items()}, tuple(notes))
+    return SequentialFit({name: results.get(name, fit) for name, fit in closed.items()}, tuple(notes))
+
+
+def _fit_shared_(
+    student: nn.Module, teacher: nn.Module, fits: Mapping[str, Fit], batches: Sequence[Batch]
+) -> dict[str, Fit]:
+    """Fit tables and shared weights, in place."""
+    found = {}
+    for name, (weight, problem) in shared_problems(teacher, shared_names(teacher, fits), batches).items():
+        layer = submodule(student, name)
+        if isinstance(layer, PHMLayer):
+            found[name] = fit_to_problem(weight, fits[name].factors, problem)
+            layer.set_factors(found[name].factors)
+    return found
 
 
 def _later_calls(teacher: nn.Module, names: Sequence[str], examples: Sequence[Example]) -> dict[str, Sums]:

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from phnnify.inputs import InputSpec, random_example
-from phnnify.layers import PHMLayer
+from phnnify.layers import PHMEmbedding, PHMLayer, PHMLinear
 from phnnify.measure import Run, evaluation_copy, first_line, parameter_count, run_counts
 from phnnify.opened import OPENED
 from phnnify.rules import rule_for
@@ -36,6 +36,8 @@ class Site:
         calls: How often one forward pass uses it; None where that is unknown.
         flops: Floating-point operations of one run on the example input; None where that is unknown.
         obstacle: Why it must stay, whatever the options; None where it may be converted.
+        ties: The names of other layers that have the same weight.
+        table: Whether it is an embedding table, or tied to one.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Site:
     calls: int | None = None
     flops: int | None = None
     obstacle: str | None = None
+    ties: tuple[str, ...] = ()
+    table: bool = False
 
     @property
     def parameters(self) -> int:
@@ -119,8 +123,10 @@ def _candidates(model: nn.Module, total: int) -> Iterator[tuple[str, Site]]:
         rule = rule_for(module, parameter)
         matrix = tuple(rule.becomes.orient(tensor).shape) if rule.becomes else None
         obstacle = None if rule.becomes else rule.reason
-        if others:
-            obstacle = f"tied: the same parameter as {', '.join(site_name(o[0], o[2]) for o in others)}"
+        ties = tuple(site_name(o[0], o[2]) for o in others)
+        becomes = {rule.becomes, *(rule_for(o[1], o[2]).becomes for o in others)}
+        if others and not becomes <= {PHMEmbedding, PHMLinear}:
+            obstacle = f"tied: the same parameter as {', '.join(ties)}"
         yield (
             path,
             Site(
@@ -130,6 +136,8 @@ def _candidates(model: nn.Module, total: int) -> Iterator[tuple[str, Site]]:
                 matrix=matrix,
                 share=tensor.numel() / total,
                 obstacle=obstacle,
+                ties=ties,
+                table=PHMEmbedding in becomes,
             ),
         )
 
@@ -142,18 +150,19 @@ def site_name(module: str, parameter: str) -> str:
 
 
 def _observed(site: Site, module: str, uses: _Uses | None, runs: dict[str, Run] | None) -> Site:
-    """The site with what the trace and the run saw of it."""
+    """The site with what the trace and the run saw of it, all that share its weight together."""
     obstacle = site.obstacle
-    calls = uses.modules.get(module, 0) if uses else None
+    modules = [module, *site.ties]
+    calls = sum(uses.modules.get(path, 0) for path in modules) if uses else None
     flops = None
-    if uses and site.name in uses.outside:
+    if uses and uses.outside & {site.name, *site.ties}:
         calls = None
         obstacle = obstacle or "used outside its module"
     elif uses and not calls:
         obstacle = obstacle or "not used by the traced forward pass"
-    if runs is not None and module in runs:
-        calls = runs[module].calls
-        flops = runs[module].flops(site.parameters) if site.matrix else None
+    if runs is not None and (seen := [runs[path] for path in modules if path in runs]):
+        calls = sum(run.calls for run in seen)
+        flops = sum(run.flops(site.parameters) for run in seen) if site.matrix else None
     elif runs is not None and site.matrix:
         calls, obstacle = 0, obstacle or "not run as a module with the example input"
     return replace(site, obstacle=obstacle, calls=calls, flops=flops)

@@ -21,6 +21,7 @@ ORDER = [
     "layers.base",
     "layers.linear",
     "layers.conv",
+    "layers.embedding",
     "layers",
     "inputs",
     "measure",
@@ -44,6 +45,7 @@ ORDER = [
     "data",
     "feed",
     "lockstep",
+    "tables",
     "survey",
     "sequence",
     "evaluate",
@@ -61,6 +63,8 @@ ORDER = [
     "optimize",
     "distillation",
     "weights",
+    "folders",
+    "hub",
     "store",
     "export",
     "chart",
@@ -88,9 +92,11 @@ HOMES = {
     "PIL": {"data"},
     "tomlkit": {"plan"},
     "accelerate": {"engine"},
+    "transformers": {"hub"},
+    "huggingface_hub": {"hub"},
     "pickle": set[str](),
 }
-LAZY = {"onnx", "onnxruntime", "onnxscript", "PIL", "accelerate"}
+LAZY = {"onnx", "onnxruntime", "onnxscript", "PIL", "accelerate", "transformers", "huggingface_hub"}
 
 
 def name_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from phnnify import algebra
 from phnnify.algebra import Factors, Order
-from phnnify.layers import PHMConv2d, PHMConvTranspose2d, PHMLayer, PHMLinear
+from phnnify.layers import PHMConv2d, PHMConvTranspose2d, PHMEmbedding, PHMLayer, PHMLinear
 from phnnify.products import filters_first
 from tests.layer_cases import CASES, COMPOSED, FACTORED, kron_weight
 
@@ -513,3 +513,39 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
     one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value)
+
+
+@pytest.mark.parametrize(
+    "order", [Order(4, 4, 4), Order(1, 8, 2), Order(20, 1, 3), Order(2, 2, 1, 3), Order.low_rank(2)]
+)
+def test_a_table_gives_the_rows_of_its_weight_without_composing_it(
+    order: Order, composing: list[None]
+) -> None:
+    layer = PHMEmbedding(20, 16, n=order, dtype=torch.float64)
+    table = kron_weight(layer)
+    indices = torch.randint(20, (3, 5))
+    torch.testing.assert_close(layer(indices), table[indices])
+    torch.testing.assert_close(layer(indices[0, 0]), table[indices[0, 0]])
+    assert layer(indices[:0]).shape == (0, 5, 16)
+    assert not composing
+    dense: Any = layer.to_dense()
+    torch.testing.assert_close(dense(indices), table[indices])
+    assert PHMEmbedding.from_dense(dense, order).order == order
+
+
+def test_the_gradients_of_a_table_are_those_of_its_weight() -> None:
+    layer = PHMEmbedding(20, 16, n=Order(4, 4, 3, 2), dtype=torch.float64)
+    indices = torch.tensor([[3, 7, 3], [19, 0, 1]])
+    probe = torch.randn(2, 3, 16, dtype=torch.float64)
+    got = torch.autograd.grad((layer(indices) * probe).sum(), list(layer.parameters()))
+    wanted = torch.autograd.grad((layer.weight[indices] * probe).sum(), list(layer.parameters()))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_a_fresh_table_has_the_mean_square_of_torchs_and_an_index_beyond_it_is_refused() -> None:
+    layer = PHMEmbedding(20, 16, padding_idx=0, n=4)
+    assert float(layer.weight.square().mean()) == pytest.approx(1.0, rel=1e-5)
+    assert layer.padding_idx == 0
+    assert str(layer).startswith("PHMEmbedding(num_embeddings=20, embedding_dim=16, order=(4, 4)")
+    with pytest.raises(IndexError):
+        layer(torch.tensor([20]))

@@ -56,9 +56,9 @@ def test_every_weight_that_can_be_converted_is() -> None:
             "small: 0.71% of the parameters, below 1.00%",
         ),
         (nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)), "0", {}, "depthwise"),
-        (Tied(), "table", {}, "tied: the same parameter as head"),
+        (Tied(), "table", {}, "an embedding table, tied to head: --embeddings converts it"),
         (Outside(), "read", {}, "used outside its module"),
-        (nn.Sequential(nn.Embedding(8, 8)), "0", {}, "unsupported kind: embedding table"),
+        (nn.Sequential(nn.Embedding(8, 8)), "0", {}, "an embedding table: --embeddings"),
         (Plain(), "stem", {"exclude": ("st*", "up")}, "excluded by the user"),
         (Plain(), "stem", {"include": ("head",)}, "not included by the user"),
         (Tied(), "table", {"exclude": ("tab*",)}, "excluded by the user"),
@@ -195,9 +195,14 @@ def test_a_plan_for_another_network_is_refused(traced: Trace, changes: dict[str,
 
 
 def test_a_plan_cannot_convert_what_must_stay() -> None:
-    plan = Plan(2, (Decision("table", "Embedding", (20, 16), Order(2, 2, 2)),))
-    with pytest.raises(PlanError, match="must stay: tied"):
-        check_plan(plan, trace(Tied()))
+    plan = Plan(2, (Decision("read", "Linear", (16, 16), Order(2, 2, 2)),))
+    with pytest.raises(PlanError, match="must stay: used outside"):
+        check_plan(plan, trace(Outside()))
+
+
+def test_tables_are_converted_where_that_is_asked_for() -> None:
+    plan = make_plan(trace(Tied()), PlanOptions(4, embeddings=True, min_share=0))
+    assert plan.conversions["table"] == Order(4, 4, 4)
 
 
 @pytest.mark.parametrize("order", [Order(4, 4, 2, 3), Order.low_rank(5)], ids=str)

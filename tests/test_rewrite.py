@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phnnify.algebra import Factors, Order, factorize
 from phnnify.errors import ModelError, PlanError
-from phnnify.layers import PHMConv2d, PHMLayer, PHMLinear
+from phnnify.layers import PHMConv2d, PHMEmbedding, PHMLayer, PHMLinear
 from phnnify.rewrite import dense_weights, rewrite
 from tests.graph_networks import Locked, Plain, Tied, Twice
 
@@ -102,6 +102,16 @@ def test_ties_between_other_parameters_stay_ties() -> None:
     converted: Any = rewrite(model, exact(model, "body"))
     assert converted.head.weight is converted.table.weight
     assert converted.head.weight is not model.head.weight
+
+
+def test_layers_that_share_a_weight_share_its_factors() -> None:
+    model = Tied()
+    converted: Any = rewrite(model, exact(model, "table"))
+    assert isinstance(converted.table, PHMEmbedding)
+    assert isinstance(converted.head, PHMLinear)
+    assert converted.table.S is converted.head.S
+    tokens = torch.randint(20, (2, 5))
+    torch.testing.assert_close(converted(tokens), model(tokens))
 
 
 def test_a_tied_bias_stays_tied() -> None:

@@ -11,6 +11,7 @@ from phnnify.layers import PHMLinear
 from phnnify.rules import RULES, rule_for
 
 DENSE = [
+    nn.Embedding(8, 8),
     nn.Linear(8, 8),
     nn.Conv1d(8, 8, 3),
     nn.Conv2d(8, 8, 3, groups=2),
@@ -22,6 +23,10 @@ DENSE = [
 
 
 class MyLinear(nn.Linear):
+    pass
+
+
+class MyEmbedding(nn.Embedding):
     pass
 
 
@@ -45,7 +50,8 @@ def test_each_dense_layer_becomes_the_phm_layer_of_its_name(dense: nn.Module) ->
         (nn.Bilinear(8, 8, 8), "weight", "unsupported kind: weight of Bilinear"),
         (nn.Conv2d(8, 8, 3, groups=8), "weight", "depthwise: each output has a filter of its own"),
         (nn.Conv2d(8, 16, 3, groups=8), "weight", "depthwise: each output has a filter of its own"),
-        (nn.Embedding(8, 8), "weight", "unsupported kind: embedding table"),
+        (nn.Embedding(8, 8, max_norm=1.0), "weight", "an embedding with max_norm"),
+        (MyEmbedding(8, 8), "weight", "unsupported kind: MyEmbedding, a subclass of Embedding"),
         (nn.LSTM(8, 8), "weight_ih_l0", "unsupported kind: weight_ih_l0 of a recurrent layer"),
         (nn.MultiheadAttention(8, 2), "in_proj_weight", "unsupported kind: in_proj_weight of attention"),
         (nn.MultiheadAttention(8, 2).out_proj, "weight", "used outside its module: attention reads"),

@@ -57,7 +57,15 @@ def test_a_module_called_three_times_under_two_names_is_one_site(spec: str | Non
 def test_a_tied_weight_is_one_site_that_names_the_other() -> None:
     found = sites(trace(Tied(), read_inputs("int64:1x5")))
     assert set(found) == {"table", "body"}
-    assert found["table"].obstacle == "tied: the same parameter as head"
+    assert (found["table"].obstacle, found["table"].ties, found["table"].table) == (None, ("head",), True)
+    assert (found["table"].calls, found["table"].flops) == (2, 2 * 20 * 16 * 5)
+
+
+def test_a_weight_that_is_tied_to_something_else_than_a_layer_has_an_obstacle() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 8), nn.Bilinear(8, 8, 1))
+    model.register_parameter("bare", model[0].weight)
+    found = sites(trace(model))
+    assert found["bare"].obstacle == "tied: the same parameter as 0"
 
 
 @pytest.mark.parametrize("spec", [None, "1x16"])
@@ -153,6 +161,6 @@ def test_networks_that_fail_or_cannot_be_copied_are_refused() -> None:
 def test_the_character_model_traces_through_torchs_encoder(assets: Path) -> None:
     model = load_callable(f"{assets / 'nets.py'}:charlm", "--arch")()
     found = sites(trace(model, read_inputs("int64:1x128")))
-    assert found["token"].obstacle == "tied: the same parameter as head"
+    assert found["token"].ties == ("head",)
     assert found["blocks.layers.3.linear2"].flops == 2 * 192 * 768 * 128
     assert len(found) == 2 + 4 * 4

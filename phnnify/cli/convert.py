@@ -27,7 +27,8 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="The converted model: .safetensors (weights and plan) or .pt (pickled module). "
+        help="The converted model: .safetensors (weights and plan), .pt (pickled module), or a name without "
+        "an ending for a Hugging Face folder. "
         "By default MODEL-nN (MODEL-small with --budget or --max-drop) beside you, in MODEL's form.",
     ),
 ]
@@ -70,6 +71,7 @@ def convert(
     std: options.Std = "",
     include: options.Include = None,
     low_rank: options.LowRank = None,
+    embeddings: options.Embeddings = False,
     budget: options.Budget = None,
     max_drop: MaxDrop = None,
     exclude: options.Exclude = None,
@@ -116,7 +118,7 @@ def convert(
         raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
     reports = report or []
     others = [onnx, log, *reports]
-    check_targets(model, [output, *others], reports)
+    check_targets(model, others, reports, output=output)
     if output:
         store.check_ending(output)
     followed = read_plan(plan)
@@ -124,18 +126,20 @@ def convert(
         watch(f"reading {model.name}", 0, 0)
         source = read_source(model, arch, trust, "cpu" if device is None else device, seed)
         label = "small" if budget or max_drop else f"n{followed.n if followed else n}"
-        target = output or Path(f"{model.stem}-{label}{source.ending}")
-        check_targets(model, [target, *others], [])
+        target = output or store.name_beside(model, label, source.ending)
+        store.check_ending(target, source.model)
+        check_targets(model, others, [], output=target)
         result = pipeline.convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
-            min_share=min_share / 100, low_rank=low_rank, budget=budget, max_drop=max_drop, plan=followed,
+            min_share=min_share / 100, low_rank=low_rank, embeddings=embeddings, budget=budget,
+            max_drop=max_drop, plan=followed,
             data=data, samples=samples, eval_data=evaluation, data_options=data_options, distill=recipe,
             files=run_files(target, resume, log) if distilling else None,
-            before_distillation=lambda done: save_network(done, target), seed=seed, watch=watch,
+            before_distillation=lambda done: save_network(done, target, model), seed=seed, watch=watch,
         )  # fmt: skip
         if not is_first():
             return
-        done = save_final(result, target, model, watch)
+        done = save_final(result, target, model, model, watch)
         try:
             if onnx:
                 watch(f"exporting {onnx.name}", 0, 0)

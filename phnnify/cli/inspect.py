@@ -23,6 +23,7 @@ def inspect(
     trust: options.Trust = False,
     inputs: options.InputSpecs = None,
     low_rank: options.LowRank = None,
+    embeddings: options.Embeddings = False,
     budget: options.Budget = None,
     data: options.Data = None,
     samples: options.Samples = 512,
@@ -39,7 +40,7 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Show what convert would do to each layer, and why; writes no model."""
-    from phnnify import pipeline
+    from phnnify import pipeline, store
     from phnnify.files import write_text
     from phnnify.inputs import read_inputs
     from phnnify.report import Change
@@ -54,10 +55,10 @@ def inspect(
         source = read_source(model, arch, trust, "cpu", seed)
         made, described = pipeline.inspect(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
-            min_share=min_share / 100, low_rank=low_rank, budget=budget, data=data, samples=samples,
-            data_options=data_options, curves=curves, seed=seed, watch=watch,
+            min_share=min_share / 100, low_rank=low_rank, embeddings=embeddings, budget=budget,
+            data=data, samples=samples, data_options=data_options, curves=curves, seed=seed, watch=watch,
         )  # fmt: skip
-    described = described.with_files(Change(model.stat().st_size))
+    described = described.with_files(Change(store.size_of(model)))
     if plan:
         write_text(plan, made.to_json() if plan.suffix == ".json" else made.to_toml())
     write_reports(described, reports)

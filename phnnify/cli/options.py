@@ -9,7 +9,11 @@ import typer
 
 ModelPath = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A .safetensors, .pt, .pth or .bin file, told by its contents."),
+    typer.Argument(
+        metavar="MODEL",
+        help="A .safetensors, .pt, .pth or .bin file, told by its contents; or a Hugging Face folder "
+        "(config.json and .safetensors).",
+    ),
 ]
 N = Annotated[
     int, typer.Option("--n", min=2, help="Each converted weight keeps about 1/N of its parameters.")
@@ -23,7 +27,10 @@ Arch = Annotated[
     ),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Permit code stored inside MODEL to run (pickled classes).")
+    bool,
+    typer.Option(
+        "--trust", help="Permit code stored inside MODEL to run (pickled classes, Python files of a folder)."
+    ),
 ]
 InputSpecs = Annotated[
     list[str] | None,
@@ -48,6 +55,10 @@ LowRank = Annotated[
         help="auto (the default with --data): per weight, at the same size, the blocks, terms and rank that "
         "fit best. off: order N with N terms, as in the papers. SHARE (0 to 1): so much for a low-rank term.",
     ),
+]
+Embeddings = Annotated[
+    bool,
+    typer.Option("--embeddings", help="Convert embedding tables too, and the layers tied to them."),
 ]
 Budget = Annotated[
     str | None,

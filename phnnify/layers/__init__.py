@@ -1,4 +1,4 @@
-"""PHM layers: drop-in replacements of torch's dense and convolutional layers.
+"""PHM layers: drop-in replacements of torch's dense and convolutional layers, and of its embedding tables.
 
 Each holds the factors of its weight instead of the weight:
 
@@ -30,6 +30,7 @@ from phnnify.layers.conv import (
     PHMConvTranspose2d,
     PHMConvTranspose3d,
 )
+from phnnify.layers.embedding import PHMEmbedding
 from phnnify.layers.linear import PHMLinear
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "PHMConvTranspose1d",
     "PHMConvTranspose2d",
     "PHMConvTranspose3d",
+    "PHMEmbedding",
     "PHMLayer",
     "PHMLinear",
 ]

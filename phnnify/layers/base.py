@@ -131,16 +131,20 @@ class PHMLayer(nn.Module):
     def reset_parameters(self) -> None:
         """Fresh factors: the composed weight has exactly the mean square of a fresh dense weight.
 
-        A fresh dense weight is uniform in ±1/sqrt(fan_in), so its mean square is 1/(3·fan_in). A and S
-        are normal, scaled to that, with equal mean squares. The bias is drawn as in the dense layer.
+        A fresh dense weight is uniform in ±1/sqrt(fan_in), so its mean square is 1/(3·fan_in); that of a
+        table is 1. A and S are normal, scaled to that, with equal mean squares. The bias is drawn as in the
+        dense layer.
         """
-        fan_in = self._fan_in()
         with torch.no_grad():
             for factor in self._present():
                 nn.init.normal_(factor)
-            _rescale_(self.factors, 1 / (3 * fan_in))
+            _rescale_(self.factors, self._fresh_mean_square())
             if self.bias is not None:
+                fan_in = self._fan_in()
                 nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def _fresh_mean_square(self) -> float:
+        return 1 / (3 * self._fan_in())
 
     def train(self: _Self, mode: bool = True) -> _Self:
         """Set the mode as `nn.Module.train` does, and forget the composed weight."""
