@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from phnnify.pipeline import Result, convert, distill, inspect
     from phnnify.recipe import Recipe, RunFiles
-    from phnnify.store import load, save
+    from phnnify.store import from_pretrained, load, save
 
 _HOMES = {
     "Augmentation": "augment",
@@ -53,6 +53,7 @@ _HOMES = {
     "distill": "pipeline",
     "export_onnx": "export",
     "factorize": "algebra",
+    "from_pretrained": "store",
     "inspect": "pipeline",
     "load": "store",
     "save": "store",
@@ -79,6 +80,7 @@ __all__ = [
     "distill",
     "export_onnx",
     "factorize",
+    "from_pretrained",
     "inspect",
     "load",
     "save",

@@ -105,10 +105,22 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _read_safetensors(path: Path) -> Content:
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors.
+
+    Raises:
+        FileError: it is no safetensors file.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise FileError(f"{path} is a damaged safetensors file: {first_line(error)}") from None
+
+
+def _read_safetensors(path: Path) -> Content:
+    metadata = read_metadata(path)
+    try:
         return Content(tensors=safetensors.torch.load_file(path), metadata=metadata)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise FileError(f"{path} is a damaged safetensors file: {first_line(error)}") from None

@@ -1,12 +1,14 @@
 """Reading networks from files and writing converted ones.
 
-A converted network goes out in one of two forms. A `.safetensors` file holds the tensors, and the plan in
+A converted network goes out in one of three forms. A `.safetensors` file holds the tensors, and the plan in
 its metadata: `load` applies the plan to a fresh network of the user's class and fills it, without unpickling
-anything. A `.pt` file holds the pickled module.
+anything. A Hugging Face folder holds such a file and says itself which network it belongs to. A `.pt` file
+holds the pickled module.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +16,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from phnnify import folders, hub
 from phnnify.algebra import Factors, Order
 from phnnify.archive import Content, read_content
 from phnnify.errors import FileError, ModelError, PlanError, UsageError
-from phnnify.files import replacing
+from phnnify.files import check_target, is_folder, replacing, replacing_folder
+from phnnify.folders import METADATA_KEY
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
 from phnnify.plan import Decision, Plan, parse_plan
@@ -25,14 +29,13 @@ from phnnify.references import build_network
 from phnnify.rewrite import rewrite
 from phnnify.weights import load_weights, tied_names
 
-METADATA_KEY = "phnnify.plan"
 PICKLED = (".pt", ".pth", ".bin")
 ENDINGS = (".safetensors", *PICKLED)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A network read from a file, and the form the file had: 'weights' or 'module'."""
+    """A network read from a file or folder, and the form that had: 'weights', 'module' or 'folder'."""
 
     model: nn.Module
     form: str
@@ -40,25 +43,27 @@ class Source:
     @property
     def ending(self) -> str:
         """The ending for a converted file: like in, like out."""
-        return ".safetensors" if self.form == "weights" else ".pt"
+        return {"weights": ".safetensors", "module": ".pt", "folder": ""}[self.form]
 
 
 def read_network(path: Path, *, arch: str | None = None, trust: bool = False) -> Source:
     """Read the network to convert.
 
     Args:
-        path: A file of weights (with `arch`), or a pickled module.
+        path: A file of weights (with `arch`), a pickled module, or a Hugging Face folder.
         arch: Where the network comes from when the file holds only weights (`references`).
-        trust: Let code stored in the file run.
+        trust: Let code stored in the file or folder run.
 
     Raises:
         FileError: the file is not a network that can be converted.
         UntrustedError: the file needs `trust`.
         ModelError: the weights do not fit the network.
     """
-    content = read_content(path, trust=trust)
+    content = _content(path, arch, trust)
     if METADATA_KEY in content.metadata or _has_phm(content):
         raise FileError(f"{path} is already converted", hint="convert the original, with another n")
+    if is_folder(path):
+        return Source(hub.read_network(path, content.tensors, trust=trust), "folder")
     if content.module is not None:
         if arch:
             raise FileError(f"{path} holds a whole module", hint="leave --arch out")
@@ -75,12 +80,12 @@ def read_network(path: Path, *, arch: str | None = None, trust: bool = False) ->
 
 def read_any(path: Path, *, arch: str | None = None, trust: bool = False) -> nn.Module:
     """Read a network, converted or not, as `read_network` and `load` do; in eval mode."""
-    content = read_content(path, trust=trust)
+    content = _content(path, arch, trust)
     if content.module is not None:
         return content.module.eval()
     if METADATA_KEY in content.metadata:
-        return load(path, build_network(arch) if arch else None)
-    return read_network(path, arch=arch).model.eval()
+        return load(path, build_network(arch) if arch else None, trust=trust)
+    return read_network(path, arch=arch, trust=trust).model.eval()
 
 
 def read_converted(path: Path, *, arch: str | None = None, trust: bool = False) -> nn.Module:
@@ -93,6 +98,26 @@ def read_converted(path: Path, *, arch: str | None = None, trust: bool = False) 
     if not any(isinstance(module, PHMLayer) for module in model.modules()):
         raise FileError(f"{path} is not converted", hint="phnnify convert makes a student of an original")
     return model
+
+
+def _content(path: Path, arch: str | None, trust: bool) -> Content:
+    if not is_folder(path):
+        return read_content(path, trust=trust)
+    if arch:
+        raise FileError(
+            f"{path} is a folder that says itself which network it holds", hint="leave --arch out"
+        )
+    folders.read_description(path)  # a folder of something else is told apart first
+    return folders.read_folder(path, trust=trust)
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a model file, or of all weight files of a folder.
+
+    Raises:
+        FileError: the folder has no weights.
+    """
+    return folders.weight_bytes(path) if is_folder(path) else path.stat().st_size
 
 
 def _has_phm(content: Content) -> bool:
@@ -108,39 +133,74 @@ def _described(content: Content) -> str:
     )
 
 
-def save(model: nn.Module, path: str | Path, plan: Plan | None = None) -> None:
+def save(
+    model: nn.Module, path: str | Path, plan: Plan | None = None, *, original: str | Path | None = None
+) -> None:
     """Write a converted network, all or nothing. Same network, same bytes.
 
     Args:
         model: A network with PHM layers.
-        path: `.safetensors` (tensors and plan), or `.pt`, `.pth`, `.bin` (the pickled module).
+        path: `.safetensors` (tensors and plan), or `.pt`, `.pth`, `.bin` (the pickled module), or for one of
+            transformers' networks a name without an ending (a Hugging Face folder; `from_pretrained`).
         plan: The plan it was made by, reasons included; by default read off its layers.
+        original: For a folder: the one that the original came from, whose small files (tokenizer,
+            preprocessor, README) are copied.
 
     Raises:
         UsageError: the ending says neither.
         FileError: the file cannot be written, or the module cannot be pickled.
     """
     path = Path(path)
-    check_ending(path)
+    check_ending(path, model)
     if path.suffix in PICKLED:
         _save_module(model, path)
-    else:
+    elif path.suffix in ENDINGS:
         _save_tensors(model, path, plan or plan_of(model))
+    else:
+        _save_folder(model, path, plan or plan_of(model), Path(original) if original else None)
 
 
-def check_ending(path: Path) -> None:
+def check_ending(path: Path, model: nn.Module | None = None) -> None:
     """Refuse a converted network's path before any work is done.
 
+    Args:
+        path: Where it is to go.
+        model: What it is made from, once that is known: a name without an ending is for networks of
+            transformers only.
+
     Raises:
-        UsageError: an ending other than .safetensors, .pt, .pth and .bin.
+        UsageError: an ending other than .safetensors, .pt, .pth and .bin, or none where one is needed.
     """
-    if path.suffix not in ENDINGS:
+    if path.suffix in ENDINGS:
+        return
+    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) or not (model is None or hub.is_described(model)):
         raise UsageError(f"cannot tell what to write to {path}", hint=f"endings: {', '.join(ENDINGS)}")
+    if model is not None:
+        hub.check_described(model)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a converted network's path where it cannot be written, before any work is done.
+
+    Raises:
+        FileError: something stands there that is not replaced, or its folder does not exist.
+    """
+    check_target(path, replaces=folders.is_converted if path.suffix not in ENDINGS else None)
+
+
+def name_beside(path: Path, label: str, ending: str) -> Path:
+    """The default name, in the current folder, for what is made from a file or folder: net-n4.pt, bert-n4."""
+    return Path(f"{path.resolve().name}-{label}" if is_folder(path) else f"{path.stem}-{label}{ending}")
 
 
 def plan_of(model: nn.Module) -> Plan:
-    """The plan that a converted network follows, read off its layers."""
-    layers = {name or "weight": m for name, m in model.named_modules() if isinstance(m, PHMLayer)}
+    """The plan that a converted network follows, read off its layers; those that share factors count once."""
+    layers: dict[str, PHMLayer] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, PHMLayer) and id(module.S) not in seen:
+            layers[name or "weight"] = module
+            seen.add(id(module.S))
     decisions = tuple(
         Decision(name, m.twin.__name__, tuple(m.dense_shape), order=m.order) for name, m in layers.items()
     )
@@ -166,6 +226,14 @@ def _save_tensors(model: nn.Module, path: Path, plan: Plan) -> None:
         temporary.write_bytes(data)
 
 
+def _save_folder(model: nn.Module, path: Path, plan: Plan, original: Path | None) -> None:
+    with replacing_folder(path, folders.is_converted) as temporary:
+        if original is not None:
+            folders.copy_companions(original, temporary, code=hub.needs_code(original))
+        hub.write_description(model, temporary)
+        _save_tensors(model, temporary / folders.WEIGHTS, plan)
+
+
 def _save_module(model: nn.Module, path: Path) -> None:
     with replacing(path) as temporary:
         try:
@@ -184,9 +252,10 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
     """Read a converted network back; inverse of `save`.
 
     Args:
-        path: A file that `save` or `phnnify convert` wrote.
+        path: A file or folder that `save` or `phnnify convert` wrote.
         model: A network of the original's class, for a `.safetensors` file. It is not changed.
-        trust: For a pickled module with classes that are neither torch's nor phnnify's: let them load.
+        trust: For a pickled module with classes that are neither torch's nor phnnify's, or a folder with its
+            class in Python code: let them load.
 
     Returns:
         The converted network, in eval mode.
@@ -197,6 +266,8 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         ModelError, PlanError: the network given does not fit the file.
     """
     path = Path(path)
+    if is_folder(path):
+        return _from_folder(path, model, trust)
     content = read_content(path, trust=trust)
     if content.module is not None:
         if not _has_phm(content):
@@ -210,6 +281,32 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
             hint="phnnify.load(path, model=Net()), or --arch on the command line",
         )
     return _rebuild(model, content, str(path)).eval()
+
+
+def from_pretrained(folder: str | Path, *, trust: bool = False) -> nn.Module:
+    """Open a Hugging Face folder that `save` or `phnnify convert` wrote, as transformers' own network.
+
+    Args:
+        folder: With the configuration in `config.json`, and the tensors and the plan in `model.safetensors`.
+        trust: Let Python code in the folder run, where its network's class is there.
+
+    Returns:
+        The converted network, in eval mode.
+
+    Raises:
+        FileError: the folder is not a converted network, or transformers is not installed.
+        UntrustedError: the folder needs `trust`.
+        ModelError, PlanError: the weights do not fit the network that it describes.
+    """
+    return _from_folder(Path(folder), None, trust)
+
+
+def _from_folder(path: Path, model: nn.Module | None, trust: bool) -> nn.Module:
+    content = _content(path, None, trust)
+    if METADATA_KEY not in content.metadata:
+        raise FileError(f"{path} holds a network that is not converted", hint="transformers reads it")
+    fresh = hub.fresh_network(path, content.tensors, trust=trust) if model is None else model
+    return _rebuild(fresh, content, str(path)).eval()
 
 
 def _rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:

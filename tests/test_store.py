@@ -19,8 +19,9 @@ from torch import Tensor, nn
 import phnnify
 from phnnify.algebra import Order
 from phnnify.errors import FileError, ModelError, PhnnifyError, PlanError, UntrustedError, UsageError
+from phnnify.folders import METADATA_KEY
 from phnnify.pipeline import Result, convert
-from phnnify.store import ENDINGS, METADATA_KEY, Source, load, plan_of, read_any, read_network, save
+from phnnify.store import ENDINGS, Source, load, plan_of, read_any, read_network, save
 from tests.networks import ARCH, Branches, Small, Tied, same_tensors, sequence, small
 
 
@@ -595,6 +596,6 @@ def test_read_any_of_weights_needs_arch(saved: Path) -> None:
     refused(lambda: read_any(saved), FileError)
 
 
-@pytest.mark.parametrize("form", ["weights", "module"])
-def test_like_in_like_out(form: str) -> None:
-    assert Source(nn.Identity(), form).ending == {"weights": ".safetensors", "module": ".pt"}[form]
+@pytest.mark.parametrize(("form", "ending"), [("weights", ".safetensors"), ("module", ".pt"), ("folder", "")])
+def test_like_in_like_out(form: str, ending: str) -> None:
+    assert Source(nn.Identity(), form).ending == ending

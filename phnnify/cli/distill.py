@@ -28,7 +28,7 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="The trained student, .safetensors or .pt. By default STUDENT-distilled, in STUDENT's form.",
+        help="The trained student, as convert writes it. By default STUDENT-distilled, in STUDENT's form.",
     ),
 ]
 
@@ -74,22 +74,24 @@ def distill(
         temperature=temperature, labels=labels, hidden=hidden, augment=augment, precision=precision,
         checkpoint_minutes=checkpoint_minutes, device=device, seed=seed,
     )  # fmt: skip
-    target = output or Path(f"{student.stem}-distilled{student.suffix}")
+    target = output or store.name_beside(student, "distilled", student.suffix)
     reports = report or []
     store.check_ending(target)
-    check_targets(teacher, [target, log, *reports], reports)
-    check_targets(student, [target], [])
+    check_targets(teacher, [log, *reports], reports, output=target)
+    check_targets(student, [], [], output=target)
     files = run_files(target, resume, log)
     with at_work(quiet=quiet or as_json or not is_first()) as watch:
         watch(f"reading {teacher.name}", 0, 0)
         original = read_source(teacher, arch, trust, "cpu", seed).model
         watch(f"reading {student.name}", 0, 0)
+        converted = store.read_converted(student, arch=arch, trust=trust)
+        store.check_ending(target, converted)
         result = pipeline.distill(
-            original, store.read_converted(student, arch=arch, trust=trust), data, recipe,
+            original, converted, data, recipe,
             eval_data=evaluation, data_options=data_options, files=files, watch=watch,
         )  # fmt: skip
         if not is_first():
             return
-        done = save_final(result, target, teacher, watch)
+        done = save_final(result, target, teacher, student if student.is_dir() else teacher, watch)
     write_reports(done, reports)
     conclude(done, [target, *reports], result.trouble, quiet=quiet, as_json=as_json)

@@ -24,8 +24,16 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def check_targets(model: Path, targets: Sequence[Path | None], reports: Sequence[Path]) -> None:
+def check_targets(
+    model: Path, targets: Sequence[Path | None], reports: Sequence[Path], *, output: Path | None = None
+) -> None:
     """Refuse what could only fail after the work is done.
+
+    Args:
+        model: What is read.
+        targets: Other files to write.
+        reports: Those of them that are reports.
+        output: The file or folder for the converted network.
 
     Raises:
         UsageError: an output is the input, two outputs are the same, or a report has an unknown ending.
@@ -33,16 +41,22 @@ def check_targets(model: Path, targets: Sequence[Path | None], reports: Sequence
     """
     from phnnify.files import check_target
     from phnnify.report import check_ending
+    from phnnify.store import check_output
 
-    given = [target for target in targets if target is not None]
+    given = [target for target in (output, *targets) if target is not None]
     for target in given:
-        check_target(target)
-        if target.resolve() == model.resolve():
+        (check_output if target is output else check_target)(target)
+        if _holds(target, model) or (target.exists() and _holds(model, target)):
             raise UsageError(f"{target} would overwrite the original", hint="give another name with -o")
     if len({target.resolve() for target in given}) < len(given):
         raise UsageError("two outputs have the same name")
     for path in reports:
         check_ending(path)
+
+
+def _holds(place: Path, path: Path) -> bool:
+    """Whether a path is that of a file or folder, or of something in it."""
+    return place.resolve() in (path.resolve(), *path.resolve().parents)
 
 
 def run_files(target: Path, resume: bool, log: Path | None) -> RunFiles:
@@ -75,24 +89,32 @@ def at_work(*, quiet: bool) -> Iterator[Watcher]:
         yield watch
 
 
-def save_network(result: Result, target: Path) -> None:
-    """Write the converted network and its plan, if this is the process that writes."""
+def save_network(result: Result, target: Path, folder: Path) -> None:
+    """Write the converted network and its plan, if this is the process that writes.
+
+    Args:
+        result: What to write.
+        target: Where to.
+        folder: What it was read from; where that is a folder, its small files go along.
+    """
     from phnnify import store
     from phnnify.measure import copied
 
     if is_first():
-        store.save(copied(result.model, {}).cpu(), target, result.plan)
+        original = folder if folder.is_dir() else None
+        store.save(copied(result.model, {}).cpu(), target, result.plan, original=original)
 
 
-def save_final(result: Result, target: Path, original: Path, watch: Watcher) -> Report:
+def save_final(result: Result, target: Path, original: Path, folder: Path, watch: Watcher) -> Report:
     """Write the final network, and drop the state of the run that led to it; the report with both sizes."""
+    from phnnify import store
     from phnnify.checkpoint import remove_checkpoint
     from phnnify.report import Change
 
     watch(f"writing {target.name}", 0, 0)
-    save_network(result, target)
+    save_network(result, target, folder)
     remove_checkpoint(_checkpoint_of(target))
-    return result.report.with_files(Change(original.stat().st_size, target.stat().st_size))
+    return result.report.with_files(Change(store.size_of(original), store.size_of(target)))
 
 
 def write_reports(report: Report, paths: Sequence[Path]) -> None:
