@@ -1,26 +1,23 @@
 """From a network to its sites: every dense weight, how often it runs, and what it costs.
 
-A symbolic trace by torch.fx tells which weights the forward pass uses, in which order, and whether as a
-module or from outside of it. Where the network cannot be traced symbolically, the module tree stands in,
-and `Trace.note` says where and why the trace failed. With an example input, one real run counts calls and
-FLOPs and gives the order of execution.
+A trace (`uses`) tells which weights the forward pass uses, in which order, and whether as a module or from
+outside of it. Where the network cannot be traced, the module tree stands in, and `Trace.note` says where and
+why. With an example input, one real run counts calls and FLOPs and gives the order of execution.
 """
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from phnnify.inputs import InputSpec, random_example
-from phnnify.layers import PHMEmbedding, PHMLayer, PHMLinear
-from phnnify.measure import Run, evaluation_copy, first_line, parameter_count, run_counts
-from phnnify.opened import OPENED
+from phnnify.layers import PHMEmbedding, PHMLinear
+from phnnify.measure import Run, evaluation_copy, parameter_count, run_counts
 from phnnify.rules import rule_for
+from phnnify.uses import Uses, find_uses, site_name
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,8 @@ class Trace:
     Attributes:
         sites: Every parameter of two or more axes, each once.
         parameters: The parameters of the whole network.
-        method: 'torch.fx' or 'module tree'.
-        note: Why the method is not torch.fx, in one sentence.
+        method: 'torch.fx', 'torch.export' or 'module tree'.
+        note: Why it is the module tree, in one sentence.
     """
 
     sites: tuple[Site, ...]
@@ -74,34 +71,28 @@ class Trace:
     note: str | None = None
 
 
-@dataclass(frozen=True)
-class _Uses:
-    """Parameter names by id of how the forward pass uses them: through their module, or from outside."""
-
-    modules: dict[str, int]
-    outside: frozenset[str]
-
-
 def trace(model: nn.Module, inputs: Sequence[InputSpec] = (), *, seed: int = 0) -> Trace:
     """Find the sites of a network. The network itself is neither changed nor run; a copy is.
 
     Args:
         model: Any network.
-        inputs: Example inputs; without them calls come from the symbolic trace and FLOPs are unknown.
+        inputs: Example inputs; without them calls come from the symbolic trace, where there is one, and FLOPs
+            are unknown.
         seed: For the random example.
 
     Raises:
         ModelError: the network cannot be copied, or fails on the example input.
     """
     model = evaluation_copy(model)
-    runs = run_counts(model, random_example(inputs, model, seed=seed)) if inputs else None
-    uses, note = _symbolic_uses(model)
+    example = random_example(inputs, model, seed=seed) if inputs else None
+    runs = run_counts(model, example) if example else None
+    uses, note = find_uses(model, example)
     total = parameter_count(model)
     candidates = list(_candidates(model, total))
     order = {path: i for i, path in enumerate(runs or (uses.modules if uses else ()))}
     candidates.sort(key=lambda candidate: _rank(candidate[0], order))
     sites = tuple(_observed(site, module, uses, runs) for module, site in candidates)
-    return Trace(sites, total, "torch.fx" if uses else "module tree", note)
+    return Trace(sites, total, uses.method if uses else "module tree", note)
 
 
 def _rank(module: str, order: dict[str, int]) -> int:
@@ -142,14 +133,7 @@ def _candidates(model: nn.Module, total: int) -> Iterator[tuple[str, Site]]:
         )
 
 
-def site_name(module: str, parameter: str) -> str:
-    """The name of a site: the module's for its `weight`, else the parameter's full name."""
-    if parameter == "weight" and module:
-        return module
-    return f"{module}.{parameter}" if module else parameter
-
-
-def _observed(site: Site, module: str, uses: _Uses | None, runs: dict[str, Run] | None) -> Site:
+def _observed(site: Site, module: str, uses: Uses | None, runs: dict[str, Run] | None) -> Site:
     """The site with what the trace and the run saw of it, all that share its weight together."""
     obstacle = site.obstacle
     modules = [module, *site.ties]
@@ -166,46 +150,3 @@ def _observed(site: Site, module: str, uses: _Uses | None, runs: dict[str, Run] 
     elif runs is not None and site.matrix:
         calls, obstacle = 0, obstacle or "not run as a module with the example input"
     return replace(site, obstacle=obstacle, calls=calls, flops=flops)
-
-
-class _Tracer(fx.Tracer):
-    """Stops at torch's own layers, at PHM layers, and at opened modules."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (PHMLayer, *OPENED)) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _symbolic_uses(model: nn.Module) -> tuple[_Uses | None, str | None]:
-    """How the forward pass uses the weights; or None, and one sentence on where and why it failed."""
-    if rule_for(model, "weight").becomes:  # the network is one dense layer
-        return _Uses({"": 1}, frozenset()), None
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # whatever the user's own forward may raise when given a proxy
-        where = _place(error)
-        return None, (
-            f"torch.fx cannot trace {type(model).__name__} symbolically{where} ({first_line(error)}); "
-            "the sites come from the module tree instead"
-        )
-    modules: dict[str, int] = {}
-    outside: set[str] = set()
-    for node in graph.nodes:
-        if node.op == "call_module":
-            for path, _ in model.get_submodule(str(node.target)).named_modules(prefix=str(node.target)):
-                modules[path] = modules.get(path, 0) + 1
-        elif node.op == "get_attr":
-            outside.add(site_name(*_split(str(node.target))))
-    return _Uses(modules, frozenset(outside)), None
-
-
-def _split(target: str) -> tuple[str, str]:
-    module, _, parameter = target.rpartition(".")
-    return module, parameter
-
-
-def _place(error: BaseException) -> str:
-    """' at file:line' of the deepest frame outside of torch, or nothing."""
-    home = Path(torch.__file__).parent
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if home not in Path(f.filename).parents]
-    frames = [f for f in frames if Path(f.filename) != Path(__file__)]
-    return f" at {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""

@@ -30,6 +30,7 @@ ORDER = [
     "opened.recurrent",
     "opened",
     "rules",
+    "uses",
     "trace",
     "plan",
     "budget",

@@ -1,12 +1,12 @@
 """What distillation brings: this project's ways and its peers', at the same size, loss and number of steps.
 
-    python examples/benchmarks/distill_table.py [FOLDER [NETWORK ...]]
+    python examples/benchmarks/distill_table.py [FOLDER [NETWORK[:N] ...]]
 
-FOLDER holds the networks (by default ../shared/assets beside the checkout). Every student learns by the same
-loop and the default recipe (`phnnify.distill`), for the steps in CASES, each at the rate that the range test
-finds for it. 512 unlabelled inputs fit what is fitted before. The metric is that of the last state (nothing
-is chosen on test data) on the whole test set: top-1, and for the text the loss in nats per character on its
-last tenth. `parameters` are those of the whole network.
+FOLDER holds the networks (by default ../shared/assets beside the checkout); `resnet20:4` asks for n = 4
+alone. Every student learns by the same loop and the default recipe (`phnnify.distill`), for the steps in
+STEPS, each at the rate that the range test finds for it. 512 unlabelled inputs fit what is fitted before. The
+metric is that of the last state (nothing is chosen on test data) on the whole test set: top-1, and for the
+text the loss in nats per character on its last tenth. `parameters` are those of the whole network.
 
 Ways: random factors of order n, as the papers start; closed form; data-aware PHM (--low-rank off); auto, the
 default; a budget, as large as what n = 4 leaves. Peers at no more parameters: data-aware low-rank SVD in
@@ -218,11 +218,12 @@ def main() -> None:
     done = {(row["network"], row["n"], row["way"]): row for row in map(json.loads, lines)}
     print("| network | n | way | parameters | original | before | after | rate | seconds |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for name in sys.argv[2:] or CASES:
+    for asked in sys.argv[2:] or CASES:
+        name, _, only = asked.partition(":")
         model = load(name, assets)
         train, _ = data_of(CASES[name], assets)
         test = questions(name, assets)
-        for n in (4, 2, 8):
+        for n in [int(only)] if only else (4, 2, 8):
             for way, make in ways(model, n, train).items():
                 row = done.get((name, n, way)) or cell(name, n, way, make, assets, test)
                 if (name, n, way) not in done:

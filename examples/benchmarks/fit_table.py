@@ -34,6 +34,7 @@ from phnnify.algebra import Order, compose
 from phnnify.batches import Batch
 from phnnify.data import DataOptions, read_data
 from phnnify.evaluate import evaluate
+from phnnify.opened import open_modules
 from phnnify.pipeline import input_specs
 from phnnify.plan import Plan, PlanOptions, make_plan
 from phnnify.rewrite import rewrite
@@ -195,9 +196,9 @@ def parameters(model: nn.Module) -> int:
 
 
 def load(name: str, assets: Path) -> nn.Module:
-    """A network of the assets."""
+    """A network of the assets, with its attention opened, so that all names are those of layers."""
     path = assets / f"{CASES[name].file}.safetensors"
-    return read_network(path, arch=f"{assets / 'nets.py'}:{name}").model.eval()
+    return open_modules(read_network(path, arch=f"{assets / 'nets.py'}:{name}").model.eval())
 
 
 def main() -> None:
