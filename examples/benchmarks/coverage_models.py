@@ -7,7 +7,7 @@ and missing where their folder is.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,12 +38,14 @@ class Case:
         build: Makes it with fresh weights.
         inputs: What it takes (`InputSpec.parse`); integers are drawn from the vocabulary.
         file: The weights it was trained to; None where it was not.
+        library: What must be installed to build it.
     """
 
     name: str
     build: Callable[[], nn.Module]
     inputs: tuple[str, ...]
     file: Path | None = None
+    library: str = "torch"
 
     @property
     def specs(self) -> tuple[InputSpec, ...]:
@@ -54,6 +56,8 @@ class Case:
     @property
     def missing(self) -> str | None:
         """Why there can be no such network here; None where there can."""
+        if importlib.util.find_spec(self.library) is None:
+            return f"skipped: {self.library} is not installed"
         return f"skipped: there is no {self.file.name}" if self.file and not self.file.exists() else None
 
     def original(self, seed: int) -> nn.Module:
@@ -83,7 +87,7 @@ def _transformers(name: str, **config: Any) -> nn.Module:
 
 
 def _case(name: str, network: str, inputs: tuple[str, ...], **config: Any) -> Case:
-    return Case(name, partial(_transformers, network, **config), inputs)
+    return Case(name, partial(_transformers, network, **config), inputs, library="transformers")
 
 
 def _generator(name: str, network: str, inputs: tuple[str, ...], **config: Any) -> Case:
@@ -197,7 +201,7 @@ TRANSFORMERS = (
     _generator("gpt2", "GPT2LMHeadModel", TOKENS, **WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     _generator("gpt-neox", "GPTNeoXForCausalLM", TOKENS, **TEXT),
     _generator("llama", "LlamaForCausalLM", TOKENS, **GROUPED),
-    _case("llama, cache", "LlamaForCausalLM", TOKENS, **GROUPED),
+    _case("llama with cache", "LlamaForCausalLM", TOKENS, **GROUPED),
     _generator("mistral", "MistralForCausalLM", TOKENS, **GROUPED),
     _generator("qwen2", "Qwen2ForCausalLM", TOKENS, **TEXT, num_key_value_heads=2),
     _generator("qwen3", "Qwen3ForCausalLM", TOKENS, **GROUPED),
@@ -371,7 +375,7 @@ TRANSFORMERS = (
         vision_config=VISION,
         projection_dim=32,
     ),
-    Case("detr", _detr, ("pixel_values=2x3x64x64",)),
+    Case("detr", _detr, ("pixel_values=2x3x64x64",), library="transformers"),
 )
 
 

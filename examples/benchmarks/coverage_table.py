@@ -43,8 +43,8 @@ from phnnify.algebra import Order
 from phnnify.inputs import Example, random_example
 from phnnify.measure import first_line, parameter_count
 from phnnify.opened import open_modules
-from phnnify.plan import Plan, with_orders
-from phnnify.report import LayerReport, Report
+from phnnify.plan import Plan, PlanOptions, make_plan, with_orders
+from phnnify.report import LayerReport, Report, make_report
 from phnnify.trace import trace
 
 TOLERANCE = 1e-4  # relative to the largest entry
@@ -92,7 +92,8 @@ class Checks:
     def row(self) -> Row:
         """Everything about it."""
         found = trace(open_modules(self.original), self.case.specs)
-        plan, report = phnnify.inspect(self.original, 4, inputs=self.case.specs, min_share=0)
+        plan = make_plan(found, PlanOptions(4, min_share=0))
+        report = make_report(found, plan)
         share = (report.converted.before or 0) / parameter_count(self.original)
         converted = f"{share:.0%}" if share >= 0.5 else f"{share:.0%}; {main_reason(report)}"
         if not plan.conversions:
@@ -247,12 +248,15 @@ def chosen(names: Sequence[str]) -> list[Case]:
     """The networks of these names, or all."""
     unknown = set(names) - {case.name for case in CASES}
     if unknown:
-        sys.exit(f"no network is called {', '.join(sorted(unknown))}: {', '.join(c.name for c in CASES)}")
+        sys.exit(
+            f"no network is called {', '.join(sorted(unknown))}; there are {', '.join(c.name for c in CASES)}"
+        )
     return [case for case in CASES if case.name in names or not names]
 
 
 def main() -> None:
     """Print the table as Markdown."""
+    cases = chosen(sys.argv[1:])
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -260,9 +264,9 @@ def main() -> None:
     print(f"| network | found by | converted | {' | '.join(CHECKS)} |\n|---|---|---|{'---|' * len(CHECKS)}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in chosen(sys.argv[1:]):
+        for case in cases:
             if case.missing:
-                print(f"| {case.name} | {case.missing} |", flush=True)
+                print(Row(case.name, case.missing, "-", ("-",) * len(CHECKS)), flush=True)
                 continue
             rows.append(row_of(case, Path(folder)))
             print(rows[-1], flush=True)
