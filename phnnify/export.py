@@ -82,12 +82,21 @@ def export_onnx(
     if not specs:
         raise UsageError("an ONNX file needs example inputs", hint="give --input, such as --input 1x3x32x32")
     check_target(path)
-    model = evaluation_copy(model)
+    model = _without_cache(evaluation_copy(model))
     forward(model, random_example(specs, model, seed=seed))
     if _runs_at(model, specs, BATCHES):
         with suppress(ExportError):  # a trace may turn out to hold for one batch size only
             return _written(path, model, specs, BATCHES, opset, seed)
     return _written(path, model, specs, specs[0].shape[:1], opset, seed)
+
+
+def _without_cache(model: nn.Module) -> nn.Module:
+    """The copy of a network, told to give no cache: those of transformers are no tensors."""
+    for module in model.modules():
+        config = vars(module).get("config")
+        if getattr(config, "use_cache", False) is True:
+            config.use_cache = False  # type: ignore[union-attr]
+    return model
 
 
 def _written(

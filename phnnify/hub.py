@@ -107,6 +107,8 @@ def write_description(model: Any, folder: Path) -> None:
     """
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
+    if hasattr(config, "_attn_implementation_autoset"):  # of versions before 5, where it would be written
+        config._attn_implementation_autoset = False
     generation = getattr(model, "generation_config", None)
     try:
         with _undisturbed(_transformers()):
@@ -180,6 +182,8 @@ def _class_and_config(
             f"{folder / CONFIG} asks for {name[:80]}, no network of transformers {transformers.__version__}",
             hint="a newer transformers may have it: pip install -U transformers",
         )
+    if not kind and not described.keys() & {"model_type", "auto_map"}:  # a guess by the folder's name follows
+        raise FileError(f"{folder / CONFIG} is damaged: it names no network")
     try:
         reader = transformers.AutoConfig if "model_type" in described or not kind else kind.config_class
         config = reader.from_pretrained(

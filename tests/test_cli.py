@@ -725,6 +725,95 @@ def test_the_commands_are_those_of_the_contract() -> None:
     assert names == {"convert", "distill", "inspect", "export"}
 
 
+# Hugging Face folders
+
+
+@pytest.fixture
+def bert(folder: Path) -> Iterator[Path]:
+    """A folder `bert`, with 32 inputs and their classes in `tokens.pt`."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    from tests import hub_networks
+
+    talk = transformers.utils.logging
+    talk.disable_progress_bar()
+    hub_networks.folder_of(hub_networks.bert(), Path("bert"))
+    torch.manual_seed(0)
+    torch.save({"x": torch.randint(2, 48, (32, 6)), "y": torch.randint(0, 3, (32,))}, "tokens.pt")
+    yield Path("bert")
+    talk.enable_progress_bar()
+
+
+def test_a_folder_goes_out_as_a_folder_beside_you(bert: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    outcome = done(command("convert", "bert/", "--json"))
+    assert here() == {"bert", "tokens.pt", "bert-n4"}
+    assert {path.name for path in Path("bert-n4").iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json"
+    }  # fmt: skip
+    assert json.loads(outcome.out)["bytes"] == {
+        "before": Path("bert/model.safetensors").stat().st_size,
+        "after": Path("bert-n4/model.safetensors").stat().st_size,
+    }
+    assert (outcome.err, capfd.readouterr()) == ("", ("", ""))
+    assert type(phnnify.from_pretrained("bert-n4")).__name__ == "BertForSequenceClassification"
+    done(command("convert", "bert", "-o", "bert-n4", "--n", 2, "--quiet"))
+    again: Any = phnnify.from_pretrained("bert-n4")
+    assert again.bert.pooler.dense.order.terms == 2
+
+
+def test_a_folder_is_inspected_converted_to_files_and_exported(bert: Path) -> None:
+    report = json.loads(done(command("inspect", "bert", "--json")).out)
+    assert report["bytes"] == {"before": Path("bert/model.safetensors").stat().st_size, "after": None}
+    done(command("convert", "bert", "-o", "small.safetensors", "--quiet"))
+    done(command("convert", "bert", "-o", "small.pt", "--quiet"))
+    done(command("convert", "bert", "-o", "small", "--quiet"))
+    assert here() == {"bert", "tokens.pt", "small", "small.pt", "small.safetensors"}
+    done(command("export", "small", "--onnx", "x.onnx", "--input", "int64:1x6"))
+
+
+def test_a_converted_folder_learns_from_its_original(bert: Path) -> None:
+    done(command("convert", "bert", "--quiet"))
+    arguments = ("distill", "bert", "bert-n4", "--data", "tokens.pt", "--steps", 2, "--rate", 1e-3)
+    done(command(*arguments, "--quiet"))
+    assert here() == {"bert", "tokens.pt", "bert-n4", "bert-n4-distilled"}
+    before, after = (phnnify.from_pretrained(name) for name in ("bert-n4", "bert-n4-distilled"))
+    assert before.state_dict().keys() == after.state_dict().keys()
+    assert not same_tensors(before.state_dict(), after.state_dict())
+    assert Path("bert-n4-distilled/tokenizer.json").read_bytes() == (bert / "tokenizer.json").read_bytes()
+
+
+def test_what_would_harm_a_folder_is_refused_before_the_work(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mine").mkdir()
+    monkeypatch.setattr(pipeline, "convert", never)
+    failed(command("convert", "bert", "-o", "mine"), 1, "cannot write mine: it is a folder", "another name")
+    failed(command("convert", "bert", "-o", "bert"), 1, "cannot write bert: it is a folder")
+    failed(command("convert", "bert", "-o", "."), 1, "cannot write .: it is a folder")
+    failed(
+        command("convert", "bert", "-o", "bert/model.safetensors"), 2, "would overwrite the original", "-o"
+    )
+    failed(command("convert", "bert", "-o", "bert-n4.onnx"), 2, "cannot tell what to write")
+    failed(command("convert", "bert", "--arch", ARCH), 1, "bert is a folder that says", "leave --arch out")
+    Path("bert-n4").mkdir()
+    failed(command("convert", "bert"), 1, "cannot write bert-n4: it is a folder")
+    assert {path.name for path in bert.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_code_in_a_folder_needs_trust(bert: Path) -> None:
+    description = json.loads((bert / "config.json").read_text())
+    (bert / "own.py").write_text("open('marker', 'w')")
+    description["auto_map"] = {"AutoConfig": "own.Config"}
+    (bert / "config.json").write_text(json.dumps(description))
+    for verb in ("convert", "inspect"):
+        failed(command(verb, "bert"), 1, "bert needs code that is not part of transformers", "--trust")
+    assert here() == {"bert", "tokens.pt"}
+
+
+def test_a_converted_folder_is_no_original(bert: Path) -> None:
+    done(command("convert", "bert", "--quiet"))
+    failed(command("convert", "bert-n4"), 1, "bert-n4 is already converted", "convert the original")
+
+
 # data
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"

@@ -31,11 +31,13 @@ BUILDERS: dict[str, Callable[[], Any]] = {"bert": bert, "gpt2": gpt2, "llama": l
 
 @pytest.fixture(scope="module", autouse=True)
 def _silent() -> Iterator[None]:
-    """What the tests themselves save is not talked about, so that what phnnify leaves is seen."""
-    talk = transformers.utils.logging
+    """What the tests themselves save is not talked about; and tiny products are faster on one thread."""
+    talk, threads = transformers.utils.logging, torch.get_num_threads()
     talk.set_verbosity_error()
     talk.disable_progress_bar()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(threads)
     talk.set_verbosity_warning()
     talk.enable_progress_bar()
 
@@ -275,6 +277,14 @@ def test_any_folder_is_read_for_export_and_only_converted_ones_as_students(
     assert "llama holds a network that is not converted" in str(error)
 
 
+def test_a_language_model_is_exported_without_its_cache_and_keeps_it(folder: Path, tmp_path: Path) -> None:
+    model: Any = converted(folder, tmp_path / "small")
+    exported = phnnify.export_onnx(model, tmp_path / "small.onnx", ["int64:1x6"])
+    assert exported.max_rel_diff < 1e-5
+    assert model.config.use_cache
+    assert model(TOKENS).past_key_values is not None
+
+
 # Writing
 
 
@@ -374,7 +384,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "deep": (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json is damaged"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json is damaged: it holds a list"),
     "no text": (lambda f: (f / "config.json").write_bytes(b"\xff"), "it is not a text file"),
-    "empty": (lambda f: (f / "config.json").write_text("{}"), "config.json cannot be used"),
+    "empty": (lambda f: (f / "config.json").write_text("{}"), "it names no network"),
     "half the weights": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
         "is a damaged safetensors file",
@@ -532,6 +542,8 @@ def coded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
     (folder / "own.py").write_text(CODE.format(marker=str(tmp_path / "marker")))
     places = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnNet"}
     describe(folder, auto_map=places, architectures=["OwnNet"], model_type="own")
