@@ -17,16 +17,15 @@ import torch
 from torch import nn
 
 from phnnify import folders, hub
-from phnnify.algebra import Factors, Order
 from phnnify.archive import Content, read_content
-from phnnify.errors import FileError, ModelError, PlanError, UsageError
+from phnnify.errors import FileError, UsageError
 from phnnify.files import check_target, is_folder, replacing, replacing_folder
 from phnnify.folders import METADATA_KEY
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
-from phnnify.plan import Decision, Plan, parse_plan
+from phnnify.plan import Decision, Plan
+from phnnify.rebuild import rebuild
 from phnnify.references import build_network
-from phnnify.rewrite import rewrite
 from phnnify.weights import load_weights, tied_names
 
 PICKLED = (".pt", ".pth", ".bin")
@@ -280,7 +279,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
             f"{path} holds weights and a plan; the network's class is needed too",
             hint="phnnify.load(path, model=Net()), or --arch on the command line",
         )
-    return _rebuild(model, content, str(path)).eval()
+    return rebuild(model, content, str(path)).eval()
 
 
 def from_pretrained(folder: str | Path, *, trust: bool = False) -> nn.Module:
@@ -306,34 +305,4 @@ def _from_folder(path: Path, model: nn.Module | None, trust: bool) -> nn.Module:
     if METADATA_KEY not in content.metadata:
         raise FileError(f"{path} holds a network that is not converted", hint="transformers reads it")
     fresh = hub.fresh_network(path, content.tensors, trust=trust) if model is None else model
-    return _rebuild(fresh, content, str(path)).eval()
-
-
-def _rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:
-    plan = parse_plan(content.metadata[METADATA_KEY])
-    tensors = content.tensors
-    factors = {}
-    for name, order in plan.conversions.items():
-        prefix = "" if name == "weight" and "A" in tensors else f"{name}."
-        try:
-            present = "ASUV" if order.rank else "AS"
-            factors[name] = Factors(*(tensors[f"{prefix}{factor}"] for factor in present))
-        except KeyError as error:
-            raise FileError(f"{source} is damaged: its plan converts {name}, but it has no {error}") from None
-        if not _have_order(factors[name], order):
-            raise FileError(f"{source} is damaged: the factors of {name} are not those of its plan")
-    try:
-        converted = rewrite(model, factors)
-    except (ValueError, PlanError) as error:
-        raise ModelError(
-            f"{source} does not fit {type(model).__name__}: {error}",
-            hint="give a network of the class that was converted",
-        ) from None
-    load_weights(converted, tensors, source)
-    return converted
-
-
-def _have_order(factors: Factors, order: Order) -> bool:
-    ranks = [] if factors.U is None or factors.V is None else [factors.U.shape[1:], factors.V.shape[:1]]
-    algebra = (order.terms, order.n_out, order.n_in)
-    return tuple(factors.A.shape) == algebra and all(tuple(rank) == (order.rank,) for rank in ranks)
+    return rebuild(fresh, content, str(path)).eval()

@@ -65,6 +65,7 @@ ORDER = [
     "distillation",
     "weights",
     "folders",
+    "rebuild",
     "hub",
     "store",
     "export",
