@@ -52,6 +52,7 @@ _SAFE_GLOBALS: tuple[Any, ...] = (*SAFE_CLASSES, nn.functional.relu, nn.function
 _UNUSUAL = ("Unsupported operand", "Only persistent_load of storage")  # what torch's safe unpickler lacks
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, keys of its storages; then raw numbers
 _ZIP = b"PK\x03\x04"
+_PROGRAM = "archive_format"  # an entry of torch.export's archives alone
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _WRAPPINGS = 4  # dicts around the weights that are looked through
 
@@ -88,6 +89,15 @@ def read_content(path: Path, *, trust: bool = False) -> Content:
         f"{path} is no model file: it begins with {head[:8]!r}",
         hint="give a .safetensors file, or a .pt, .pth or .bin file written by torch.save",
     )
+
+
+def is_program(path: Path) -> bool:
+    """Whether a file is an archive of torch.export (.pt2)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/", 1)[-1] == _PROGRAM for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
 
 
 def _head(path: Path) -> bytes:
@@ -151,10 +161,12 @@ def _refuse_other_archives(path: Path, names: list[str]) -> None:
             f"{path} is TorchScript, compiled code whose layers cannot be exchanged",
             hint="build the network from its Python class, save its state_dict, and give --arch",
         )
-    if "archive_format" in names or any(name.startswith("serialized_exported_program") for name in names):
+    if _PROGRAM in names:
+        raise FileError(f"{path} is a torch.export program (.pt2)", hint="torch.export.load reads it")
+    if any(name.startswith("serialized_exported_program") for name in names):
         raise FileError(
-            f"{path} is a torch.export program (.pt2), which cannot be converted yet",
-            hint="save the state_dict of the network it was exported from, and give --arch",
+            f"{path} is a torch.export program of a torch older than 2.8",
+            hint="export and save it again",
         )
     if "data.pkl" not in names:
         shown = ", ".join(names[:3])

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import check_target, replacing
 from phnnify.inputs import Example, Inputs, InputSpec, random_example, read_inputs
-from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes
+from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
 
 if TYPE_CHECKING:
     import onnx
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # largest difference allowed, relative to the largest output
 BATCHES = (2, 3)  # exported with the first (torch.export treats a size of 1 as fixed), checked with both
 _FOLD_LIMIT = 8  # the optimizer computes ahead only from tensors of so few entries: shapes, not factors
+_FOLDED_LIMIT = 1024  # and only what has so few: no masks
 _SLACK_BYTES = 64 << 10  # constants of a graph that are no tensors of the network: masks, shapes
 _EXTERNAL_BYTES = 1800 << 20  # above this the tensors go beside the graph: one protobuf holds 2 GB
 
@@ -82,21 +83,12 @@ def export_onnx(
     if not specs:
         raise UsageError("an ONNX file needs example inputs", hint="give --input, such as --input 1x3x32x32")
     check_target(path)
-    model = _without_cache(evaluation_copy(model))
+    model = without_cache_(evaluation_copy(model))
     forward(model, random_example(specs, model, seed=seed))
     if _runs_at(model, specs, BATCHES):
         with suppress(ExportError):  # a trace may turn out to hold for one batch size only
             return _written(path, model, specs, BATCHES, opset, seed)
     return _written(path, model, specs, specs[0].shape[:1], opset, seed)
-
-
-def _without_cache(model: nn.Module) -> nn.Module:
-    """The copy of a network, told to give no cache: those of transformers are no tensors."""
-    for module in model.modules():
-        config = vars(module).get("config")
-        if getattr(config, "use_cache", False) is True:
-            config.use_cache = False  # type: ignore[union-attr]
-    return model
 
 
 def _written(
@@ -151,7 +143,9 @@ def _traced(
             )
             if program is None:
                 raise ExportError("torch.onnx.export gave no program")
-            onnxscript.optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT)
+            onnxscript.optimizer.optimize(
+                program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLDED_LIMIT
+            )
             # Stack traces: half of a small file, and the paths of this machine in it.
             ClearMetadataAndDocStringPass()(program.model)
     except Exception as error:  # the exporter raises whatever went wrong in the user's forward

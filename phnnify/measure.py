@@ -52,6 +52,15 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     return copied(model, {id(t): t for t in tensors}).eval()
 
 
+def without_cache_(model: nn.Module) -> nn.Module:
+    """Tell a copy of a network to give no cache: those of transformers are no tensors."""
+    for module in model.modules():
+        config = vars(module).get("config")
+        if getattr(config, "use_cache", False) is True:
+            config.use_cache = False  # type: ignore[union-attr]
+    return model
+
+
 def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """`copy.deepcopy` with `memo` (by id, what stands in the copy for an object of the original).
 

@@ -1,9 +1,10 @@
 """Reading networks from files and writing converted ones.
 
-A converted network goes out in one of three forms. A `.safetensors` file holds the tensors, and the plan in
+A converted network goes out in one of four forms. A `.safetensors` file holds the tensors, and the plan in
 its metadata: `load` applies the plan to a fresh network of the user's class and fills it, without unpickling
 anything. A Hugging Face folder holds such a file and says itself which network it belongs to. A `.pt` file
-holds the pickled module.
+holds the pickled module. A `.pt2` file is a program that plain torch runs; it cannot be read as a converted
+network again.
 """
 
 from __future__ import annotations
@@ -17,39 +18,49 @@ import torch
 from torch import nn
 
 from phnnify import folders, hub
-from phnnify.archive import Content, read_content
+from phnnify.archive import Content, is_program, read_content
 from phnnify.errors import FileError, UsageError
 from phnnify.files import check_target, is_folder, replacing, replacing_folder
 from phnnify.folders import METADATA_KEY
+from phnnify.inputs import Inputs, InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
 from phnnify.plan import Decision, Plan
+from phnnify.programs import read_program, write_program
 from phnnify.rebuild import rebuild
 from phnnify.references import build_network
 from phnnify.weights import load_weights, tied_names
 
 PICKLED = (".pt", ".pth", ".bin")
-ENDINGS = (".safetensors", *PICKLED)
+PROGRAM = ".pt2"
+ENDINGS = (".safetensors", *PICKLED, PROGRAM)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A network read from a file or folder, and the form that had: 'weights', 'module' or 'folder'."""
+    """A network read from a file or folder.
+
+    Attributes:
+        model: The network.
+        form: What it came as: 'weights', 'module', 'folder' or 'program'.
+        inputs: What it takes, where the file says so.
+    """
 
     model: nn.Module
     form: str
+    inputs: tuple[InputSpec, ...] = ()
 
     @property
     def ending(self) -> str:
         """The ending for a converted file: like in, like out."""
-        return {"weights": ".safetensors", "module": ".pt", "folder": ""}[self.form]
+        return {"weights": ".safetensors", "module": ".pt", "folder": "", "program": PROGRAM}[self.form]
 
 
 def read_network(path: Path, *, arch: str | None = None, trust: bool = False) -> Source:
     """Read the network to convert.
 
     Args:
-        path: A file of weights (with `arch`), a pickled module, or a Hugging Face folder.
+        path: A file of weights (with `arch`), a pickled module, a program (.pt2), or a Hugging Face folder.
         arch: Where the network comes from when the file holds only weights (`references`).
         trust: Let code stored in the file or folder run.
 
@@ -58,6 +69,11 @@ def read_network(path: Path, *, arch: str | None = None, trust: bool = False) ->
         UntrustedError: the file needs `trust`.
         ModelError: the weights do not fit the network.
     """
+    if is_program(path):
+        if arch:
+            raise FileError(f"{path} holds a whole network", hint="leave --arch out")
+        program = read_program(path, trust=trust)
+        return Source(program.model, "program", program.inputs)
     content = _content(path, arch, trust)
     if METADATA_KEY in content.metadata or _has_phm(content):
         raise FileError(f"{path} is already converted", hint="convert the original, with another n")
@@ -79,6 +95,8 @@ def read_network(path: Path, *, arch: str | None = None, trust: bool = False) ->
 
 def read_any(path: Path, *, arch: str | None = None, trust: bool = False) -> nn.Module:
     """Read a network, converted or not, as `read_network` and `load` do; in eval mode."""
+    if is_program(path):
+        return read_network(path, arch=arch, trust=trust).model
     content = _content(path, arch, trust)
     if content.module is not None:
         return content.module.eval()
@@ -133,7 +151,12 @@ def _described(content: Content) -> str:
 
 
 def save(
-    model: nn.Module, path: str | Path, plan: Plan | None = None, *, original: str | Path | None = None
+    model: nn.Module,
+    path: str | Path,
+    plan: Plan | None = None,
+    *,
+    original: str | Path | None = None,
+    inputs: Inputs | None = None,
 ) -> None:
     """Write a converted network, all or nothing. Same network, same bytes.
 
@@ -144,15 +167,19 @@ def save(
         plan: The plan it was made by, reasons included; by default read off its layers.
         original: For a folder: the one that the original came from, whose small files (tokenizer,
             preprocessor, README) are copied.
+        inputs: For a `.pt2` file, a program that plain torch runs: what the network takes.
 
     Raises:
-        UsageError: the ending says neither.
+        UsageError: the ending says none of these, or there are no inputs.
         FileError: the file cannot be written, or the module cannot be pickled.
+        ExportError: torch.export cannot capture the network.
     """
     path = Path(path)
     check_ending(path, model)
     if path.suffix in PICKLED:
         _save_module(model, path)
+    elif path.suffix == PROGRAM:
+        write_program(model, path, read_inputs(inputs))
     elif path.suffix in ENDINGS:
         _save_tensors(model, path, plan or plan_of(model))
     else:
@@ -168,7 +195,7 @@ def check_ending(path: Path, model: nn.Module | None = None) -> None:
             transformers only.
 
     Raises:
-        UsageError: an ending other than .safetensors, .pt, .pth and .bin, or none where one is needed.
+        UsageError: an ending other than those in ENDINGS, or none where one is needed.
     """
     if path.suffix in ENDINGS:
         return

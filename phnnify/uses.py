@@ -20,7 +20,7 @@ from torch import fx, nn
 
 from phnnify.inputs import Example
 from phnnify.layers import PHMLayer
-from phnnify.measure import first_line
+from phnnify.measure import evaluation_copy, first_line, without_cache_
 from phnnify.opened import OPENED
 from phnnify.rules import rule_for
 
@@ -90,6 +90,7 @@ def _symbolic(model: nn.Module) -> Uses:
 
 
 def _exported(model: nn.Module, example: Example) -> Uses:
+    model = without_cache_(evaluation_copy(model))
     with _hushed():
         program = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
     names = program.graph_signature.inputs_to_parameters

@@ -28,6 +28,7 @@ ORDER = [
     "opened.linear",
     "opened.attention",
     "opened.recurrent",
+    "opened.graph",
     "opened",
     "rules",
     "uses",
@@ -64,6 +65,7 @@ ORDER = [
     "optimize",
     "distillation",
     "weights",
+    "programs",
     "folders",
     "rebuild",
     "hub",
@@ -99,6 +101,9 @@ HOMES = {
     "pickle": set[str](),
 }
 LAZY = {"onnx", "onnxruntime", "onnxscript", "PIL", "accelerate", "transformers", "huggingface_hub"}
+
+
+_LOADERS = ("torch.load", "torch.export.load")
 
 
 def name_of(path: Path) -> str:
@@ -153,14 +158,12 @@ def test_heavy_libraries_are_imported_where_they_are_used(name: str) -> None:
 
 
 @every_file
-def test_torch_load_stands_in_two_files_only_and_says_weights_only(name: str) -> None:
-    calls = [
-        node
-        for node in ast.walk(tree_of(name))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.export.load")
-    ]
-    assert not calls or name in ("archive", "checkpoint")
-    for call in calls:
+def test_torch_load_stands_in_few_files_only_and_says_weights_only(name: str) -> None:
+    nodes = [node for node in ast.walk(tree_of(name)) if isinstance(node, ast.Call)]
+    calls = {function: [n for n in nodes if ast.unparse(n.func) == function] for function in _LOADERS}
+    assert not calls["torch.load"] or name in ("archive", "checkpoint", "programs")
+    assert not calls["torch.export.load"] or name == "programs"
+    for call in calls["torch.load"]:
         assert any(keyword.arg == "weights_only" for keyword in call.keywords)
 
 

@@ -200,6 +200,7 @@ PHM_LAYERS: tuple[nn.Module, ...] = (
     layers.PHMConvTranspose1d(8, 8, 3, n=4),
     layers.PHMConvTranspose2d(8, 8, 3, output_padding=1, stride=2, n=2),
     layers.PHMConvTranspose3d(4, 4, 2, n=2),
+    layers.PHMEmbedding(8, 8, padding_idx=1, n=2),
 )
 
 

@@ -356,7 +356,6 @@ def test_a_device_that_is_not_here_is_wrong_usage(device: str) -> None:
         ("convert", "net.pt", "--min-share", "101"),
         ("convert", "net.pt", "--opset", "5"),
         ("convert", "net.pt", "--no-such-option"),
-        ("export", "net.pt"),
         ("no-such-command",),
         ("--no-such-option",),
     ],
@@ -441,6 +440,36 @@ def test_what_could_only_fail_at_the_end_is_refused_before_the_work(
 
 
 # Failures
+
+
+def test_a_program_goes_in_and_out_and_torch_alone_runs_it() -> None:
+    done(command("export", "module.pt", "--pt2", "net.pt2", "--input", "1x16"))
+    done(command("convert", "net.pt2", "--n", 2, "--onnx", "x.onnx"))
+    assert here() == {"net.pt2", "net-n2.pt2", "x.onnx"}
+    x = torch.randn(5, 16)
+    expected = phnnify.convert(sequence(), 2).model.eval()(x)
+    got = torch.export.load("net-n2.pt2").module()(x)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    shown = done(command("inspect", "net.pt2", "--n", 2, "--json")).out
+    assert [layer["flops"] is None for layer in json.loads(shown)["layers"]] == [False, False]
+
+
+def test_weights_go_out_as_a_program_where_their_input_is_known() -> None:
+    failed(convert("-o", "x.pt2"), 2, "a .pt2 file needs an example input", "--input")
+    done(convert("-o", "x.pt2", "--input", "1x16"))
+    assert here() == {"x.pt2"}
+
+
+def test_export_needs_something_to_write_by_a_fitting_name() -> None:
+    failed(command("export", "module.pt", "--input", "1x16"), 2, "nothing to write", "--onnx FILE or --pt2")
+    failed(command("export", "module.pt", "--pt2", "x.pt", "--input", "1x16"), 2, "must end in .pt2")
+    assert here() == set()
+
+
+def test_a_conversion_leaves_the_state_of_an_unfinished_distillation_alone() -> None:
+    Path("x.pt.checkpoint").write_bytes(b"state")
+    done(command("convert", "module.pt", "-o", "x.pt"))
+    assert here() == {"x.pt", "x.pt.checkpoint"}
 
 
 @pytest.mark.parametrize("verb", ["convert", "inspect", "export"])

@@ -549,3 +549,22 @@ def test_a_fresh_table_has_the_mean_square_of_torchs_and_an_index_beyond_it_is_r
     assert str(layer).startswith("PHMEmbedding(num_embeddings=20, embedding_dim=16, order=(4, 4)")
     with pytest.raises(IndexError):
         layer(torch.tensor([20]))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: PHMLinear(16, 8, n=2), lambda: PHMConv2d(16, 8, 1, n=Order(2, 2, 2, 1))]
+)
+def test_a_layer_that_learns_from_many_rows_goes_through_its_weight_with_the_same_result(
+    make: Callable[[], PHMLayer], composing: list[None]
+) -> None:
+    layer = make().double().train()
+    shape = (16,) if isinstance(layer, PHMLinear) else (16, 1, 1)
+    x = torch.randn(512, *shape, dtype=torch.float64)
+    results = []
+    for rows in (256, 512):
+        y = torch.cat([layer(part) for part in x.split(rows)])
+        results.append((y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))))
+        assert len(composing) == (rows == 512)
+    torch.testing.assert_close(*results)
+    layer.eval()(x)
+    assert len(composing) == 1

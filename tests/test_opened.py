@@ -98,6 +98,9 @@ def test_attention_gives_the_same_outputs_weights_and_gradients_under_every_mask
         wanted = closed(query, key, value, **options)
     got = opened(query, key, value, **options)
     assert near(got, wanted)
+    again = opened.to_closed()
+    assert same_tensors(again.state_dict(), closed.state_dict())
+    assert repr(again) == repr(closed)
     gradients = [torch.autograd.grad(y[0].sum(), query, retain_graph=True) for y in (got, wanted)]
     assert near(*gradients)
 
@@ -136,6 +139,9 @@ def test_recurrent_layers_give_the_same_in_the_fused_kernel_and_step_by_step(
     start = ((hidden, cell) if long else hidden) if started else None
     wanted = closed(x, start)
     assert near(opened(x, start), wanted)
+    again = opened.to_closed()
+    assert same_tensors(again.state_dict(), closed.state_dict())
+    assert repr(again) == repr(closed)
     calls: list[str] = []
     for name, part in opened.named_children():
         part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
@@ -253,6 +259,22 @@ def test_the_transposed_layers_of_transformers_become_linear_ones(monkeypatch: p
     assert [type(layer).__name__ for layer in student.children()] == ["PHMLinear", "ReLU", "PHMLinear"]
 
 
+class FalconLinear(nn.Linear):
+    """As transformers writes it: another order of the same products."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+
+def test_falcons_own_dense_layers_become_linear_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FalconLinear, "__module__", "transformers.models.falcon.modeling_falcon")
+    closed = nn.Sequential(FalconLinear(8, 12), nn.ReLU())
+    opened: Any = open_modules(closed)
+    assert type(opened[0]) is nn.Linear
+    x = torch.randn(2, 8)
+    assert near(opened(x), closed(x))
+
+
 class Sentence(nn.Module):
     """Attention, a recurrent layer, and a head."""
 
@@ -317,6 +339,15 @@ def test_attention_and_memory_learn_from_their_original() -> None:
     better = phnnify.distill(closed, student, data[0], recipe).model
     errors = [(m.eval()(data[0]) - closed(data[0])).norm() for m in (student, better)]
     assert errors[1] < 0.7 * errors[0]
+
+
+def test_converted_modules_can_be_closed_again() -> None:
+    closed, (x,) = sentence()
+    model: Any = phnnify.convert(closed, 4, min_share=0).model.eval()
+    wanted = model(x)
+    model.attention, model.memory = model.attention.to_closed(), model.memory.to_closed()
+    assert [type(model.attention), type(model.memory)] == [nn.MultiheadAttention, nn.LSTM]
+    assert near(model(x), wanted)
 
 
 def test_what_stays_stays_closed() -> None:

@@ -365,7 +365,7 @@ def test_extra_state_cannot_go_into_safetensors_and_can_into_a_pickle(tmp_path: 
 # Writing
 
 
-@pytest.mark.parametrize("name", ["net.onnx", "net", "net.PT", "net.pt2", "net.safetensors.gz"])
+@pytest.mark.parametrize("name", ["net.onnx", "net", "net.PT", "net.pt3", "net.safetensors.gz"])
 def test_another_ending_is_wrong_usage(name: str, tmp_path: Path) -> None:
     error = refused(lambda: save(converted().model, tmp_path / name), UsageError)
     assert str(error) == f"cannot tell what to write to {tmp_path / name}"

@@ -13,7 +13,7 @@ default; a budget, as large as what n = 4 leaves. Peers at no more parameters: d
 sequence; Tucker (tensorly-torch's FactorizedConv, ranks in proportion to both channel axes; SVD for dense
 layers); channel pruning (torch-pruning's BasePruner with group magnitudes, inside residual branches, hidden
 layers and feed-forward parts). `pip install tensorly-torch tensorly torch-pruning` for the last two.
-Finished cells are kept in distill_table.jsonl beside the script's caller, so that it resumes.
+Finished cells are kept in results/distill_table.jsonl, so that it resumes.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def main() -> None:
     """Print the table as Markdown, one row a cell."""
     assets = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "assets")
     torch.set_num_threads(2)
-    kept = Path("distill_table.jsonl")
+    kept = Path(__file__).parent / "results" / "distill_table.jsonl"
     lines = kept.read_text().splitlines() if kept.exists() else []
     done = {(row["network"], row["n"], row["way"]): row for row in map(json.loads, lines)}
     print("| network | n | way | parameters | original | before | after | rate | seconds |")

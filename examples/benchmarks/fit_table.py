@@ -3,7 +3,7 @@
     python examples/benchmarks/fit_table.py [FOLDER [NETWORK ...]]
 
 FOLDER holds the networks (by default ../shared/assets beside the checkout). 512 inputs of the training data
-without labels; the metric is top-1 on 3,000 test images, for the text on the last tenth in windows of 129
+without labels; the metric is top-1 on all test images, for the text on the last tenth in windows of 129
 characters. Nothing is distilled. Every weight holds as many numbers as order n does (peers: at most), and the
 budget is what order n leaves of the whole network. `error` is that of the network's output.
 
@@ -11,7 +11,7 @@ Ways: closed form (no data); data-aware, each layer on the original's inputs; da
 papers have the weights (--low-rank off); auto, the default with data; a budget for the whole network (n = 4).
 Peers: truncated SVD of the weight; SVD of W·C^½ in sequence; Tucker of convolutions (tensorly), SVD else.
 BatchNorm statistics are taken anew for all of them but the closed form. Finished cells are kept in
-fit_table.jsonl beside the script's caller, so that it resumes. `pip install tensorly` for the last peer.
+results/fit_table.jsonl, so that it resumes. `pip install tensorly` for the last peer.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def data_of(case: Case, assets: Path) -> tuple[list[Batch], list[Batch]]:
     if case.train.endswith(".txt"):
         return text_windows(assets / case.train, test=False), text_windows(assets / case.test, test=True)
     train = read_data(str(assets / case.train), case.options, samples=512)
-    return list(train), list(read_data(str(assets / case.test), case.options, samples=3000))
+    return list(train), list(read_data(str(assets / case.test), case.options))
 
 
 def papers_plan(model: nn.Module, n: int, train: list[Batch]) -> Plan:
@@ -205,7 +205,7 @@ def main() -> None:
     """Print the table as Markdown, one row a cell."""
     assets = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "assets")
     torch.set_num_threads(2)
-    kept = Path("fit_table.jsonl")
+    kept = Path(__file__).parent / "results" / "fit_table.jsonl"
     done = (
         {tuple(row[:3]): row for row in map(json.loads, kept.read_text().splitlines())}
         if kept.exists()

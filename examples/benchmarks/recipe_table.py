@@ -5,7 +5,7 @@
 NETWORK is one of the assets (../shared/assets beside the checkout), converted at n = 4 with 512 inputs. A
 change is a list such as `rate=3e-3,augment=flip+crop` of fields of `phnnify.Recipe`; `none` is the default
 recipe. Without changes those of CHANGES are gone through. The metric is that of the last state on the whole
-test set. Finished rows are kept in recipe_table.jsonl beside the script's caller, so that it resumes.
+test set. Finished rows are kept in results/recipe_table.jsonl, so that it resumes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     name, steps, *changes = sys.argv[1:]
     assets = Path(__file__).parents[3] / "shared" / "assets"
     torch.set_num_threads(2)
-    kept = Path("recipe_table.jsonl")
+    kept = Path(__file__).parent / "results" / "recipe_table.jsonl"
     lines = kept.read_text().splitlines() if kept.exists() else []
     done = {tuple(row[:3]): row for row in map(json.loads, lines)}
     print("| network | steps | change | top-1 | loss | rate | seconds |\n|---|---|---|---|---|---|---|")

@@ -27,8 +27,8 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="The converted model: .safetensors (weights and plan), .pt (pickled module), or a name without "
-        "an ending for a Hugging Face folder. "
+        help="The converted model: .safetensors (weights and plan), .pt (pickled module), .pt2 (a program "
+        "for plain torch), or a name without an ending for a Hugging Face folder. "
         "By default MODEL-nN (MODEL-small with --budget or --max-drop) beside you, in MODEL's form.",
     ),
 ]
@@ -114,8 +114,6 @@ def convert(
     recipe = read_recipe(**lesson, device=device, seed=seed) if distilling else None
     specs = read_inputs(inputs or [])
     data_options = read_data_options(size, mean, std)
-    if onnx and not (specs or data):
-        raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
     reports = report or []
     others = [onnx, log, *reports]
     check_targets(model, others, reports, output=output)
@@ -125,9 +123,14 @@ def convert(
     with at_work(quiet=quiet or as_json or not is_first()) as watch:
         watch(f"reading {model.name}", 0, 0)
         source = read_source(model, arch, trust, "cpu" if device is None else device, seed)
+        specs = specs or source.inputs
+        if onnx and not (specs or data):
+            raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
         label = "small" if budget or max_drop else f"n{followed.n if followed else n}"
         target = output or store.name_beside(model, label, source.ending)
         store.check_ending(target, source.model)
+        if target.suffix == store.PROGRAM and not (specs or data):
+            raise UsageError("a .pt2 file needs an example input", hint="such as --input 1x3x32x32")
         check_targets(model, others, [], output=target)
         result = pipeline.convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),

@@ -12,13 +12,19 @@ import typer
 from phnnify import __version__
 from phnnify.cli import options
 from phnnify.cli.writing import at_work, check_targets
+from phnnify.errors import UsageError
 
-Onnx = Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.")]
+Onnx = Annotated[Path | None, typer.Option(metavar="FILE", help="The ONNX file to write.")]
+Program = Annotated[
+    Path | None,
+    typer.Option("--pt2", metavar="FILE", help="The torch.export program to write, for torch alone."),
+]
 
 
 def export(
     model: options.ModelPath,
-    onnx: Onnx,
+    onnx: Onnx = None,
+    pt2: Program = None,
     inputs: options.InputSpecs = None,
     arch: options.Arch = None,
     trust: options.Trust = False,
@@ -27,19 +33,32 @@ def export(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write a network, converted or not, as a checked ONNX file."""
+    """Write a network, converted or not, as a checked ONNX file or torch.export program."""
     from phnnify import render, store
     from phnnify.export import export_onnx
     from phnnify.inputs import read_inputs
 
     specs = read_inputs(inputs or [])
-    check_targets(model, [onnx], [])
+    check_targets(model, [onnx, pt2], [])
+    if not (onnx or pt2):
+        raise UsageError("nothing to write", hint="--onnx FILE or --pt2 FILE")
+    if pt2 and pt2.suffix != store.PROGRAM:
+        raise UsageError(f"--pt2 {pt2} must end in {store.PROGRAM}")
     with at_work(quiet=quiet or as_json) as watch:
         watch(f"reading {model.name}", 0, 0)
         network = store.read_any(model, arch=arch, trust=trust)
-        watch(f"exporting {onnx.name}", 0, 0)
-        checked = export_onnx(network, onnx, specs, opset=opset, seed=seed)
+        checked = None
+        if pt2:
+            watch(f"exporting {pt2.name}", 0, 0)
+            store.save(network, pt2, inputs=specs)
+        if onnx:
+            watch(f"exporting {onnx.name}", 0, 0)
+            checked = export_onnx(network, onnx, specs, opset=opset, seed=seed)
     if as_json:
-        typer.echo(json.dumps({"phnnify": __version__, "onnx": asdict(checked)}, indent=2))
+        found = {"onnx": asdict(checked) if checked else None, "pt2": str(pt2) if pt2 else None}
+        typer.echo(json.dumps({"phnnify": __version__, **found}, indent=2))
     elif not quiet:
-        render.show_onnx(checked)
+        if checked:
+            render.show_onnx(checked)
+        if pt2:
+            render.say(f"wrote {pt2}")

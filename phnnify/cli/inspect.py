@@ -54,7 +54,7 @@ def inspect(
         watch(f"reading {model.name}", 0, 0)
         source = read_source(model, arch, trust, "cpu", seed)
         made, described = pipeline.inspect(
-            source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
+            source.model, n, inputs=specs or source.inputs, include=include or (), exclude=exclude or (),
             min_share=min_share / 100, low_rank=low_rank, embeddings=embeddings, budget=budget,
             data=data, samples=samples, data_options=data_options, curves=curves, seed=seed, watch=watch,
         )  # fmt: skip

@@ -11,7 +11,7 @@ ModelPath = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="A .safetensors, .pt, .pth or .bin file, told by its contents; or a Hugging Face folder "
+        help="A .safetensors, .pt, .pth, .bin or .pt2 file, told by its contents; or a Hugging Face folder "
         "(config.json and .safetensors).",
     ),
 ]

@@ -102,18 +102,20 @@ def save_network(result: Result, target: Path, folder: Path) -> None:
 
     if is_first():
         original = folder if folder.is_dir() else None
-        store.save(copied(result.model, {}).cpu(), target, result.plan, original=original)
+        network = copied(result.model, {}).cpu()
+        store.save(network, target, result.plan, original=original, inputs=result.inputs)
 
 
 def save_final(result: Result, target: Path, original: Path, folder: Path, watch: Watcher) -> Report:
-    """Write the final network, and drop the state of the run that led to it; the report with both sizes."""
+    """Write the final network, drop the state of a run that led to it, and add both sizes to the report."""
     from phnnify import store
     from phnnify.checkpoint import remove_checkpoint
     from phnnify.report import Change
 
     watch(f"writing {target.name}", 0, 0)
     save_network(result, target, folder)
-    remove_checkpoint(_checkpoint_of(target))
+    if result.report.distillation:
+        remove_checkpoint(_checkpoint_of(target))
     return result.report.with_files(Change(store.size_of(original), store.size_of(target)))
 
 

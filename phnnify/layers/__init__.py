@@ -13,7 +13,8 @@ For a convolution `in` is in_channels/groups. A transposed convolution stores it
 Three ways to run, by kind:
 
 - Linear, and convolutions with a kernel of size 1 and one group, multiply with the factors
-  (`products.multiply`), unless that takes many times the multiplications of W itself.
+  (`products.multiply`), unless that takes many times the multiplications of W itself, or they learn from so
+  many rows at once that composing W is nothing beside the product with it.
 - A convolution of one group with nothing but a low-rank term is two: a thin one with V, then one with U.
 - Everything else composes W, which is cheap beside the convolution itself, and hands it to the
   forward of its dense twin, so that every constructor field means exactly what it means in torch. In eval

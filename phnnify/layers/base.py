@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phnnify import algebra, products
 from phnnify.algebra import Factors, Order
 
+_MANY_ROWS = 512
 _TOO_MANY = 4  # times the multiplications of a dense product, up to which reading fewer numbers pays
 
 _Self = TypeVar("_Self", bound="PHMLayer")
@@ -142,6 +143,14 @@ class PHMLayer(nn.Module):
             if self.bias is not None:
                 fan_in = self._fan_in()
                 nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def _learns_composed(self, rows: int) -> bool:
+        """Whether to learn through the composed weight: so many rows come that composing it costs nothing.
+
+        A factored product multiplies no more, but its backward pass copies all that it mixed: a distillation
+        step of a character transformer takes twice as long.
+        """
+        return self.training and self.order.terms > 0 and rows >= _MANY_ROWS
 
     def _fresh_mean_square(self) -> float:
         return 1 / (3 * self._fan_in())

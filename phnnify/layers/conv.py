@@ -75,7 +75,7 @@ class _PHMConv(PHMLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x ([batch,] in_channels, *positions) to ([batch,] out_channels, *positions)."""
-        if self._pointwise() and not prefers_dense(self.order, self.matrix):
+        if self._pointwise() and not self._prefers_composed(x):
             return self._factored(x)
         # The dense twin's own forward step, which reads stride, padding and so on from this module.
         twin: Any = self.twin
@@ -85,6 +85,10 @@ class _PHMConv(PHMLayer):
             return convolve(thin, self.U.view(*self.U.shape, *[1] * (self.S.dim() - 3)), self.bias)
         y: Tensor = twin._conv_forward(self, x, self.weight, self.bias)
         return y
+
+    def _prefers_composed(self, x: Tensor) -> bool:
+        columns: int = self.in_channels  # type: ignore[assignment]
+        return prefers_dense(self.order, self.matrix) or self._learns_composed(x.numel() // columns)
 
     def _factored(self, x: Tensor) -> Tensor:
         spatial = self.S.dim() - 3

@@ -59,7 +59,7 @@ class PHMEmbedding(PHMLayer):
             sums = torch.einsum("rbi,rbw->biw", blocks, places).flatten(1)
             y = sums if y is None else y + sums
         if y is None:
-            y = S.new_zeros(len(flat), self.matrix[1])
+            y = S.new_zeros(flat.shape[0], self.matrix[1])
         return y.view(*indices.shape, -1)
 
     def to_dense(self) -> nn.Module:

@@ -48,7 +48,8 @@ class PHMLinear(PHMLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features)."""
-        if prefers_dense(self.order, self.matrix):
+        rows = x.numel() // x.shape[-1]
+        if prefers_dense(self.order, self.matrix) or self._learns_composed(rows):
             return F.linear(x, self.weight, self.bias)
         y = products.multiply(x, *self.factors)
         return y if self.bias is None else y + self.bias.to(y.dtype)

@@ -4,7 +4,7 @@ The weight of an `nn.Linear` can be traced, watched, fitted and replaced, becaus
 is called. An opened twin computes the same as the module it stands for, with Linear layers for its weights.
 All that comes after this needs to know of layers only.
 
-A new kind costs one class and one line in `_KINDS`.
+A new kind costs one class and one line in `_KINDS` or `_OTHERS`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 from phnnify.measure import copied
 from phnnify.opened.attention import OpenAttention
-from phnnify.opened.linear import linear_of_conv1d
+from phnnify.opened.linear import linear_like, linear_of_conv1d
 from phnnify.opened.recurrent import OpenGRU, OpenLSTM, OpenRecurrent, OpenRNN
 
 __all__ = ["OPENED", "OpenAttention", "OpenGRU", "OpenLSTM", "OpenRNN", "open_modules"]
@@ -30,6 +30,10 @@ _KINDS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     nn.LSTM: OpenLSTM.from_closed,
     nn.GRU: OpenGRU.from_closed,
     nn.RNN: OpenRNN.from_closed,
+}
+_OTHERS: dict[str, Callable[[Any], nn.Module]] = {  # by name, so that nothing need be imported
+    "transformers.pytorch_utils.Conv1D": linear_of_conv1d,
+    "transformers.models.falcon.modeling_falcon.FalconLinear": linear_like,
 }
 
 
@@ -68,8 +72,8 @@ def _closed(model: nn.Module) -> Iterator[tuple[str, nn.Module, Callable[[Any], 
     for path, module in model.named_modules():
         if opener := _KINDS.get(type(module)):
             yield path, module, _separately if _is_cross(model, path) else opener
-        elif type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils":
-            yield path, module, linear_of_conv1d
+        elif opener := _OTHERS.get(f"{type(module).__module__}.{type(module).__name__}"):
+            yield path, module, opener
 
 
 def _separately(closed: nn.MultiheadAttention) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phnnify.opened.linear import linear_of, parameter_like
+from phnnify.opened.linear import filled, linear_of, parameter_like
 
 
 class OpenAttention(nn.MultiheadAttention):
@@ -63,6 +63,27 @@ class OpenAttention(nn.MultiheadAttention):
         layer.out_proj = linear_of(output.weight, output.bias)  # type: ignore[assignment]
         return layer.train(closed.training)
 
+    def to_closed(self) -> nn.MultiheadAttention:
+        """The `nn.MultiheadAttention` of these weights, composed where need be; inverse of `from_closed`."""
+        inner: dict[str, Any] = dict(self.named_children())
+        has_bias, has_ends = inner["out_proj"].bias is not None, self.bias_k is not None
+        closed = nn.MultiheadAttention(
+            self.embed_dim, self.num_heads, self.dropout, has_bias, has_ends, self.add_zero_attn, self.kdim,
+            self.vdim, self.batch_first, dtype=inner["out_proj"].weight.dtype, device="meta",
+        )  # fmt: skip
+        parts = [inner[name] for name in ("in_proj", "q_proj", "k_proj", "v_proj") if name in inner]
+        state = {"out_proj.weight": inner["out_proj"].weight}
+        if closed.in_proj_weight is not None:
+            state["in_proj_weight"] = torch.cat([part.weight for part in parts])
+        else:
+            state |= {f"{n}_proj_weight": part.weight for n, part in zip("qkv", parts, strict=True)}
+        if has_bias:
+            state["in_proj_bias"] = torch.cat([part.bias for part in parts])
+            state["out_proj.bias"] = inner["out_proj"].bias
+        if self.bias_k is not None and self.bias_v is not None:
+            state |= {"bias_k": self.bias_k, "bias_v": self.bias_v}
+        return filled(closed, state).train(self.training)
+
     def forward(
         self,
         query: Tensor,
@@ -88,7 +109,7 @@ class OpenAttention(nn.MultiheadAttention):
         elif not self.batch_first:
             q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
         causal = is_causal and key_padding_mask is None and not need_weights
-        mask = None if causal else self._mask(attn_mask, key_padding_mask, len(q), q.dtype)
+        mask = None if causal else self._mask(attn_mask, key_padding_mask, q.shape[0], q.dtype)
         k, v, mask = self._extended(k, v, mask)
         q, k, v = self._heads(q), self._heads(k), self._heads(v)
         out, weights = self._attend(q, k, v, mask, causal, need_weights)
@@ -135,8 +156,8 @@ class OpenAttention(nn.MultiheadAttention):
         if self.add_zero_attn:
             ends.append((k.new_zeros(1, 1, k.shape[-1]),) * 2)
         for end_k, end_v in ends:
-            k = torch.cat([k, end_k.expand(len(k), -1, -1)], 1)
-            v = torch.cat([v, end_v.expand(len(v), -1, -1)], 1)
+            k = torch.cat([k, end_k.expand(k.shape[0], -1, -1)], 1)
+            v = torch.cat([v, end_v.expand(v.shape[0], -1, -1)], 1)
         return k, v, F.pad(mask, (0, len(ends))) if mask is not None and ends else mask
 
     def _attend(

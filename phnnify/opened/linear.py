@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def linear_of(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
@@ -20,7 +23,19 @@ def parameter_like(old: nn.Parameter, values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach().clone(), requires_grad=old.requires_grad)
 
 
+def linear_like(closed: Any) -> nn.Linear:
+    """What a layer computes that has the parameters of `nn.Linear`, and its meaning."""
+    return linear_of(closed.weight, closed.bias).train(closed.training)
+
+
 def linear_of_conv1d(closed: Any) -> nn.Linear:
     """What transformers' `Conv1D` computes, which keeps its weight as (in, out)."""
     layer = linear_of(parameter_like(closed.weight, closed.weight.t().contiguous()), closed.bias)
     return layer.train(closed.training)
+
+
+def filled(module: _Module, values: Mapping[str, Tensor]) -> _Module:
+    """A module without data (on the meta device) with copies of these values as its parameters."""
+    state = {name: value.detach().clone() for name, value in values.items()}
+    module.load_state_dict(state, assign=True)
+    return module

@@ -7,14 +7,14 @@ replaced as a layer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from phnnify.opened.linear import linear_of
+from phnnify.opened.linear import filled, linear_of
 
 State = tuple[Tensor, ...]
 _Self = TypeVar("_Self", bound="OpenRecurrent")
@@ -29,6 +29,7 @@ class OpenRecurrent(nn.RNNBase):
     sequences).
     """
 
+    twin: ClassVar[Any]
     _copied = (
         "mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional",
         "proj_size",
@@ -48,6 +49,19 @@ class OpenRecurrent(nn.RNNBase):
                     bias = getattr(closed, f"bias_{name}{suffix}", None)
                     layer.add_module(name + suffix, linear_of(weight, bias))
         return layer.train(closed.training)
+
+    def to_closed(self) -> nn.RNNBase:
+        """The layer of torch with these weights, composed where need be; inverse of `from_closed`."""
+        given = {name: getattr(self, name) for name in self._copied if name not in ("mode", "proj_size")}
+        if self.mode == "LSTM":
+            given["proj_size"] = self.proj_size
+        elif self.mode.startswith("RNN_"):
+            given["nonlinearity"] = self.mode.removeprefix("RNN_").lower()
+        weights = self._flat_weights
+        closed: nn.RNNBase = self.twin(**given, dtype=weights[0].dtype, device="meta")
+        return filled(closed, dict(zip(closed._flat_weights_names, weights, strict=True))).train(
+            self.training
+        )
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """Run over a sequence, as the twin's `forward` does."""
@@ -148,6 +162,8 @@ class OpenRecurrent(nn.RNNBase):
 class OpenLSTM(OpenRecurrent, nn.LSTM):
     """`nn.LSTM`, opened (Hochreiter & Schmidhuber 1997; gates in the order input, forget, cell, output)."""
 
+    twin = nn.LSTM
+
     def _step(self, x: Tensor, h: Tensor, state: State) -> State:
         i, f, g, o = (x + h).chunk(4, -1)
         c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
@@ -156,6 +172,8 @@ class OpenLSTM(OpenRecurrent, nn.LSTM):
 
 class OpenGRU(OpenRecurrent, nn.GRU):
     """`nn.GRU`, opened (Cho et al. 2014, arXiv 1406.1078; gates in the order reset, update, new)."""
+
+    twin = nn.GRU
 
     def _step(self, x: Tensor, h: Tensor, state: State) -> State:
         (xr, xz, xn), (hr, hz, hn) = x.chunk(3, -1), h.chunk(3, -1)
@@ -166,6 +184,8 @@ class OpenGRU(OpenRecurrent, nn.GRU):
 
 class OpenRNN(OpenRecurrent, nn.RNN):
     """`nn.RNN`, opened (Elman 1990)."""
+
+    twin = nn.RNN
 
     def _step(self, x: Tensor, h: Tensor, state: State) -> State:
         return ((x + h).tanh() if self.mode == "RNN_TANH" else (x + h).relu(),)
