@@ -523,6 +523,7 @@ def test_a_table_gives_the_rows_of_its_weight_without_composing_it(
 ) -> None:
     layer = PHMEmbedding(20, 16, n=order, dtype=torch.float64)
     table = kron_weight(layer)
+    composing.clear()
     indices = torch.randint(20, (3, 5))
     torch.testing.assert_close(layer(indices), table[indices])
     torch.testing.assert_close(layer(indices[0, 0]), table[indices[0, 0]])
@@ -544,10 +545,10 @@ def test_the_gradients_of_a_table_are_those_of_its_weight() -> None:
 
 def test_a_fresh_table_has_the_mean_square_of_torchs_and_an_index_beyond_it_is_refused() -> None:
     layer = PHMEmbedding(20, 16, padding_idx=0, n=4)
-    assert float(layer.weight.square().mean()) == pytest.approx(1.0, rel=1e-5)
+    assert layer.weight.square().mean().item() == pytest.approx(1.0, rel=1e-5)
     assert layer.padding_idx == 0
     assert str(layer).startswith("PHMEmbedding(num_embeddings=20, embedding_dim=16, order=(4, 4)")
-    with pytest.raises(IndexError):
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
         layer(torch.tensor([20]))
 
 
@@ -558,11 +559,12 @@ def test_a_layer_that_learns_from_many_rows_goes_through_its_weight_with_the_sam
     make: Callable[[], PHMLayer], composing: list[None]
 ) -> None:
     layer = make().double().train()
+    composing.clear()
     shape = (16,) if isinstance(layer, PHMLinear) else (16, 1, 1)
     x = torch.randn(512, *shape, dtype=torch.float64)
     results = []
     for rows in (256, 512):
-        y = torch.cat([layer(part) for part in x.split(rows)])
+        y = torch.cat([layer(part) for part in torch.split(x, rows)])
         results.append((y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))))
         assert len(composing) == (rows == 512)
     torch.testing.assert_close(*results)

@@ -35,7 +35,7 @@ def test_a_report_fits_80_columns_and_shows_every_layer_and_reason(report: Repor
     text = shown(report)
     assert max(map(len, text.splitlines())) <= 80
     squeezed = text.replace("\n", "").replace(" ", "")
-    assert "unsupportedkind:" in squeezed
+    assert "--embeddingsconvertsit" in squeezed
     assert "a_layer_with_a_very_long" in text
     for cell in ("512×4096", "2,097,152", "524,352", "29.4%", "5,000,000", "ONNX file"):
         assert cell in text
