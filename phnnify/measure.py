@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,9 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         ModelError: the network holds something that cannot be copied.
     """
     try:
-        return copy.deepcopy(model, memo)
+        with warnings.catch_warnings():  # torch's own graphs make it warn about itself
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+            return copy.deepcopy(model, memo)
     except Exception as error:  # whatever the user's own __deepcopy__ and attributes may raise
         raise ModelError(
             f"the network ({type(model).__name__}) cannot be copied: {first_line(error)}",

@@ -238,10 +238,19 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
             f"torch.export cannot capture {type(model).__name__}: {first_line(error)}",
             hint="write a .safetensors or .pt file instead",
         ) from None
+    _forget_sources(program.graph_module)
     with replacing(path) as temporary:
         with _hushed():
             torch.export.save(program, str(temporary))
         _check(temporary, model, example)
+
+
+def _forget_sources(graph_module: nn.Module) -> None:
+    """Take out stack traces: half of a small file, with the paths of this machine in it."""
+    for module in graph_module.modules():
+        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+            for name in ("stack_trace", "source_fn_stack", "torch_fn", "from_node"):
+                node.meta.pop(name, None)
 
 
 def _check(path: Path, model: nn.Module, example: Example) -> None:

@@ -20,6 +20,7 @@ import phnnify
 from phnnify.errors import ExportError, FileError, UntrustedError, UsageError
 from phnnify.inputs import InputSpec, read_inputs
 from phnnify.layers import PHMLayer
+from phnnify.measure import copied
 from phnnify.programs import read_program, write_program
 from phnnify.store import read_network
 from tests.graph_networks import Branching, Tied
@@ -119,6 +120,22 @@ def test_what_a_written_program_takes_keeps_its_free_axes(tmp_path: Path) -> Non
     for x in (torch.randn(3, 9, 8), torch.randn(70, 40, 8)):
         near(read_program(tmp_path / "a.pt2").model(x), small.eval()(x))
         near(torch.export.load(tmp_path / "a.pt2").module()(x), small.eval()(x))
+
+
+def test_a_program_is_the_same_bytes_each_time_and_holds_no_paths(
+    stored: tuple[Path, Net], tmp_path: Path
+) -> None:
+    files = [tmp_path / "a" / "net.pt2", tmp_path / "b" / "net.pt2"]
+    for file in files:
+        file.parent.mkdir()
+        write_program(stored[1], file, read_inputs("1x3x8x8"))
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert __file__.encode() not in files[0].read_bytes()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_program_can_be_copied_without_torchs_warnings(stored: tuple[Path, Net]) -> None:
+    copied(read_program(stored[0]).model, {})
 
 
 def test_writing_says_what_is_missing_or_cannot_be_done_and_leaves_nothing(tmp_path: Path) -> None:
