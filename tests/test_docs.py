@@ -75,7 +75,7 @@ def test_the_table_of_the_assets_can_be_made(assets: Path) -> None:
 def test_the_table_of_fits_can_be_made_and_its_order_is_the_readmes(
     assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where finished cells are kept
+    monkeypatch.setenv("PHNNIFY_RESULTS", str(tmp_path))  # nothing is finished there
     table = output_of(ROOT / "examples" / "benchmarks" / "fit_table.py", assets, "mnist_mlp_6_200")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     top1 = {(row[1], row[2]): float(row[4].split("%")[0]) for row in rows}
@@ -84,6 +84,7 @@ def test_the_table_of_fits_can_be_made_and_its_order_is_the_readmes(
         assert top1[n, "sequential"] > top1[n, "independent"]
         assert top1[n, "auto"] > max(top1[n, "sequential"], top1[n, "SVD, data"])
     assert top1["4", "budget"] >= top1["4", "auto"] - 0.3
+    assert len((tmp_path / "fit_table.jsonl").read_text().splitlines()) == len(rows)
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ from fit_table import (
     text_windows,
     tucker_size,
 )
+from results import kept_in
 from torch import Tensor, nn
 
 import phnnify
@@ -213,7 +214,7 @@ def main() -> None:
     """Print the table as Markdown, one row a cell."""
     assets = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "assets")
     torch.set_num_threads(2)
-    kept = Path(__file__).parent / "results" / "distill_table.jsonl"
+    kept = kept_in("distill_table.jsonl")
     lines = kept.read_text().splitlines() if kept.exists() else []
     done = {(row["network"], row["n"], row["way"]): row for row in map(json.loads, lines)}
     print("| network | n | way | parameters | original | before | after | rate | seconds |")

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import kept_in
 from torch import nn
 
 import phnnify
@@ -205,7 +206,7 @@ def main() -> None:
     """Print the table as Markdown, one row a cell."""
     assets = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "assets")
     torch.set_num_threads(2)
-    kept = Path(__file__).parent / "results" / "fit_table.jsonl"
+    kept = kept_in("fit_table.jsonl")
     done = (
         {tuple(row[:3]): row for row in map(json.loads, kept.read_text().splitlines())}
         if kept.exists()

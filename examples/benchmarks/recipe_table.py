@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from distill_table import TEXT_BATCH, judged, material, questions
 from fit_table import CASES, data_of, load
+from results import kept_in
 
 import phnnify
 from phnnify.augment import Augmentation
@@ -49,7 +50,7 @@ def main() -> None:
     name, steps, *changes = sys.argv[1:]
     assets = Path(__file__).parents[3] / "shared" / "assets"
     torch.set_num_threads(2)
-    kept = Path(__file__).parent / "results" / "recipe_table.jsonl"
+    kept = kept_in("recipe_table.jsonl")
     lines = kept.read_text().splitlines() if kept.exists() else []
     done = {tuple(row[:3]): row for row in map(json.loads, lines)}
     print("| network | steps | change | top-1 | loss | rate | seconds |\n|---|---|---|---|---|---|---|")
