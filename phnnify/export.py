@@ -11,11 +11,8 @@ tensors need.
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +24,7 @@ from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import check_target, replacing
 from phnnify.inputs import Example, Inputs, InputSpec, random_example, read_inputs
 from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
+from phnnify.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -130,7 +128,7 @@ def _traced(
 
     example = random_example(specs, model, seed=seed, batch=batches[0])
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 model,
                 example.args,
@@ -170,19 +168,6 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter logs, warns and prints about its own insides (missing torchvision, whole graphs)."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _write(program: torch.onnx.ONNXProgram, path: Path, *, external: bool) -> None:

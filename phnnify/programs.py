@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import math
 import re
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from phnnify.files import replacing
 from phnnify.inputs import Example, InputSpec, random_example
 from phnnify.measure import evaluation_copy, first_line, forward, without_cache_
 from phnnify.opened.graph import with_layers
+from phnnify.quiet import quiet
 
 _TOLERANCE = 1e-4  # relative to the largest output
 _HINT = "export it again with torch.export.save, or, if you trust the file's origin, --trust"
@@ -37,9 +35,11 @@ _CONSTANTS = re.compile(r"data/constants/\w+(\.json)?")
 _MODEL = re.compile(r"models/\w+\.json")
 _SAMPLES = re.compile(r"data/sample_inputs/\w+\.pt")
 _COMPILED = "data/aotinductor/"
-_TARGETS = re.compile(
-    r"torch\.ops\.(aten|prims|prim|_c10d_functional)\.\w+(\.\w+)?"
-    r"|torch\.ops\.higher_order\.\w+|torch\.sym_\w+|_operator\.[a-z]\w*|math\.\w+|torch\._sym_sqrt"
+_TARGETS = re.compile(  # not aten.from_file, which writes files, nor what calls things by their names
+    r"torch\.ops\.(aten\.(?!from_file)|prims\.)\w+(\.\w+)?|torch\.sym_\w+|torch\._sym_sqrt|math\.\w+"
+    r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast|cond|while_loop|scan|map_impl)"
+    r"|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|lt|le|gt|ge|eq|ne|and_|or_|xor"
+    r"|not_|invert|lshift|rshift|index)"
 )
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _KNOWN = re.compile(  # symbols, and what torch's own symbolic sizes are made of
@@ -73,7 +73,7 @@ def read_program(path: Path, *, trust: bool = False) -> Program:
     """
     source: Any = str(path) if trust else io.BytesIO(_checked_copy(path))
     try:
-        with _hushed():
+        with quiet():
             program = torch.export.load(source)
             model = with_layers(program.module())
     except Exception as error:  # torch raises whatever a damaged program makes it stumble over
@@ -229,7 +229,7 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
     model = without_cache_(evaluation_copy(model))
     example = random_example(inputs, model, seed=seed, batch=2)
     try:
-        with _hushed():
+        with quiet():
             program = torch.export.export(
                 model, example.args, dict(example.kwargs), dynamic_shapes=_free_axes(inputs), strict=False
             )
@@ -240,7 +240,7 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
         ) from None
     _forget_sources(program.graph_module)
     with replacing(path) as temporary:
-        with _hushed():
+        with quiet():
             torch.export.save(program, str(temporary))
         _check(temporary, model, example)
 
@@ -259,7 +259,7 @@ def _check(path: Path, model: nn.Module, example: Example) -> None:
     Raises:
         ExportError: it computes something else.
     """
-    with _hushed():
+    with quiet():
         program = torch.export.load(str(path))  # our own
         pairs = zip(
             _tensors(forward(program.module(), example)), _tensors(forward(model, example)), strict=True
@@ -279,16 +279,3 @@ def _tensors(output: Any) -> list[Tensor]:
 def _free_axes(inputs: Sequence[InputSpec]) -> Any:
     auto = torch.export.Dim.AUTO
     return tuple(dict.fromkeys(sorted(spec.dynamic | {0}), auto) for spec in inputs)
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Without what torch.export says about its own inner life."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -7,11 +7,7 @@ walked: each use of a parameter there knows in which module it happened.
 
 from __future__ import annotations
 
-import logging
 import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +18,7 @@ from phnnify.inputs import Example
 from phnnify.layers import PHMLayer
 from phnnify.measure import evaluation_copy, first_line, without_cache_
 from phnnify.opened import OPENED
+from phnnify.quiet import quiet
 from phnnify.rules import rule_for
 
 
@@ -91,7 +88,7 @@ def _symbolic(model: nn.Module) -> Uses:
 
 def _exported(model: nn.Module, example: Example) -> Uses:
     model = without_cache_(evaluation_copy(model))
-    with _hushed():
+    with quiet():
         program = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
     names = program.graph_signature.inputs_to_parameters
     paths = {id(module): path for path, module in model.named_modules()}
@@ -125,20 +122,6 @@ def _holds(module: nn.Module, parameter: nn.Parameter) -> bool:
 def _site(name: str) -> str:
     module, _, parameter = name.rpartition(".")
     return site_name(module, parameter)
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Without what torch.export says about its own inner life."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _place(error: BaseException) -> str:

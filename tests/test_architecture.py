@@ -16,6 +16,7 @@ PACKAGE = Path(phnnify.__file__).parent
 # Data flows down this list: a file imports only from files above it.
 ORDER = [
     "errors",
+    "quiet",
     "algebra",
     "products",
     "layers.base",

@@ -236,7 +236,19 @@ def test_guards_never_run(stored: tuple[Path, Net], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["torch.hub.load", "torch.serialization.os.system", "torch.load", "#custom", "os.system"]
+    "target",
+    [
+        "torch.ops.aten.from_file.default",
+        "_operator.attrgetter",
+        "_operator.methodcaller",
+        "_operator.call",
+        "torch.ops.higher_order.call_torchbind",
+        "torch.hub.load",
+        "torch.serialization.os.system",
+        "torch.load",
+        "#custom",
+        "os.system",
+    ],
 )
 def test_functions_that_are_no_operators_are_refused(
     target: str, stored: tuple[Path, Net], tmp_path: Path
