@@ -20,6 +20,7 @@ from phnnify.survey import survey
 from phnnify.tables import shared_names, shared_problems
 from phnnify.trace import Trace
 
+_NEAR = 1.25  # times the least summed loss, up to which low rank alone is worth a look
 LEVELS = (0.75, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.04)
 
 
@@ -48,21 +49,32 @@ class Level:
 
 def best_forms(
     model: nn.Module, plan: Plan, batches: Sequence[Batch], progress: Progress | None = None
-) -> Choice:
-    """The plan with the best form of each converted weight, at the size that the plan's order has."""
+) -> tuple[Choice, ...]:
+    """The plan with the best form of each converted weight, at the size that the plan's order has.
+
+    A second plan comes with it where low rank alone loses hardly more, summed over all weights: which of the
+    two leads to the nearer network, their weights' own errors do not say.
+    """
     orders = plan.conversions
 
     def best(name: str, search: Search) -> list[Form]:
-        form = search.best(orders[name].parameters(search.shape), plan.n)
-        return [form] if form else []
+        size = orders[name].parameters(search.shape)
+        form = search.best(size, plan.n)
+        return [form, search.low_rank(size) or form] if form else []
 
     shared = shared_names(model, orders)
     forms = survey(model, [name for name in orders if name not in shared], batches, best, progress)
     for name, (_, problem) in shared_problems(model, shared, batches).items():
         forms[name] = tuple(best(name, Search(problem)))
-    chosen = {name: found[0] for name, found in forms.items() if found}
-    errors = {name: math.sqrt(form.loss) for name, form in chosen.items()}
-    return Choice(with_orders(plan, {name: form.order for name, form in chosen.items()}), errors)
+    found = [{name: pair[i] for name, pair in forms.items() if pair} for i in (0, 1)]
+    chosen, thin = (_choice(plan, each) for each in found)
+    lost = [sum(form.loss for form in each.values()) for each in found]
+    return (chosen, thin) if chosen != thin and lost[1] <= _NEAR * lost[0] else (chosen,)
+
+
+def _choice(plan: Plan, forms: Mapping[str, Form]) -> Choice:
+    orders = {name: form.order for name, form in forms.items()}
+    return Choice(with_orders(plan, orders), {name: math.sqrt(form.loss) for name, form in forms.items()})
 
 
 class Budgeting:

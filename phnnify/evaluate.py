@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from phnnify.batches import Batch
 from phnnify.errors import FileError, ModelError
 from phnnify.inputs import Example
+from phnnify.losses import class_axis, scores
 from phnnify.measure import evaluation_copy, forward
 
 _ANSWERS = 256 << 20  # bytes of remembered answers
@@ -24,8 +25,8 @@ class Agreement:
 
     Attributes:
         samples: The number of inputs.
-        top1: The part of outputs whose largest entry (last axis) is the same; None for single numbers.
-        kl: The mean Kullback-Leibler divergence of their softmax, in nats; None for single numbers.
+        top1: The part of outputs whose best-scored class is the same; None where they are values.
+        kl: The mean Kullback-Leibler divergence of their softmax, in nats; None where they are values.
         relative_error: ‖ŷ − y‖/‖y‖ over all inputs.
     """
 
@@ -33,6 +34,11 @@ class Agreement:
     top1: float | None
     kl: float | None
     relative_error: float
+
+    @property
+    def distance(self) -> float:
+        """One number for all of it: the divergence, or the relative error where outputs are values."""
+        return self.relative_error if self.kl is None else self.kl
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,10 @@ class _Sums:
         self.samples += batch.size
         self.difference += float((y_hat.double() - y.double()).square().sum())
         self.size += float(y.double().square().sum())
-        if y.dim() < 2 or y.shape[-1] < 2:
+        axis = class_axis(y, batch.targets)
+        if axis is None:
             return
-        y, y_hat = y.flatten(0, -2).float(), y_hat.flatten(0, -2).float()
+        y, y_hat = scores(y, axis), scores(y_hat, axis)
         self.outputs += len(y)
         self.same += int((y.argmax(1) == y_hat.argmax(1)).sum())
         self.kl += float(F.kl_div(y_hat.log_softmax(1), y.log_softmax(1), reduction="sum", log_target=True))
@@ -186,12 +193,13 @@ def _example(batch: Batch, device: torch.device) -> Example:
 def output_change(y: Tensor, y_hat: Tensor) -> float:
     """How far an answer is from the original's: the mean Kullback-Leibler divergence of the softmax, in nats.
 
-    For single numbers (a last axis of one) the relative squared error.
+    For values (`losses.class_axis`), such as images, the relative squared error.
     """
-    if y.dim() < 2 or y.shape[-1] < 2:
+    axis = class_axis(y, None)
+    if axis is None:
         size = float(y.double().square().sum())
         return float((y_hat.double() - y.double()).square().sum()) / size if size else 0.0
-    y, y_hat = y.flatten(0, -2).float(), y_hat.flatten(0, -2).float()
+    y, y_hat = scores(y, axis), scores(y_hat, axis)
     divergence = F.kl_div(y_hat.log_softmax(1), y.log_softmax(1), reduction="sum", log_target=True)
     return float(divergence) / max(len(y), 1)
 

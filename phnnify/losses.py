@@ -55,6 +55,11 @@ def class_axis(answer: Tensor, targets: Tensor | None) -> int | None:
     return answer.dim() - 1 if answer.dim() in (2, 3) and answer.shape[-1] > 1 else None
 
 
+def scores(answer: Tensor, axis: int) -> Tensor:
+    """An answer as (positions, classes), in fp32."""
+    return answer.float().movedim(axis, -1).flatten(0, -2)
+
+
 def answer_loss(student: Tensor, teacher: Tensor, axis: int | None, temperature: float) -> Tensor:
     """T²·KL(softmax(teacher/T) ‖ softmax(student/T)), the mean over positions; or the relative squared error.
 
@@ -68,8 +73,8 @@ def answer_loss(student: Tensor, teacher: Tensor, axis: int | None, temperature:
     """
     if axis is None:
         return relative_loss(student, teacher)
-    p = F.log_softmax(teacher.float().movedim(axis, -1).flatten(0, -2) / temperature, -1)
-    q = F.log_softmax(student.float().movedim(axis, -1).flatten(0, -2) / temperature, -1)
+    p = F.log_softmax(scores(teacher, axis) / temperature, -1)
+    q = F.log_softmax(scores(student, axis) / temperature, -1)
     return F.kl_div(q, p, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -95,4 +100,4 @@ def label_loss(student: Tensor, targets: Tensor, axis: int | None) -> Tensor:
     """
     if axis is None:
         return relative_loss(student, targets.view_as(student))
-    return F.cross_entropy(student.float().movedim(axis, -1).flatten(0, -2), targets.flatten())
+    return F.cross_entropy(scores(student, axis), targets.flatten())

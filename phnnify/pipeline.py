@@ -13,28 +13,24 @@ from torch import Tensor, nn
 from phnnify.batches import Batch, as_batch, calibration_batches
 from phnnify.budget import Budget, parse_budget
 from phnnify.choose import Budgeting, Choice, best_forms
+from phnnify.conversion import Watcher, convert_by, nearest_of
 from phnnify.data import DataOptions, read_data
 from phnnify.distillation import train_student
 from phnnify.errors import PlanError, UsageError
 from phnnify.evaluate import evaluate
 from phnnify.feed import make_feed
-from phnnify.fit import Fit, Progress, fit_weights
+from phnnify.fit import Progress
 from phnnify.inputs import Inputs, InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import submodule, tensor_bytes
 from phnnify.opened import open_modules
 from phnnify.plan import Decision, Plan, PlanOptions, check_plan, make_plan
 from phnnify.recipe import Recipe, RunFiles
-from phnnify.report import ADVICE, FITTED, NEEDS_DISTILLATION, Report, make_report
-from phnnify.rewrite import dense_weights, rewrite
-from phnnify.sequence import fit_in_sequence_
+from phnnify.report import Report, make_report
 from phnnify.trace import Trace, trace
 
 _ATTEMPTS = 6  # sizes that a bisection tries
 _CHECKED = 2048  # samples of referenced data on which a student is measured while it learns
-
-Watcher = Callable[[str, int, int], None]
-"""Told (what is going on, how much is done, how much there is; 0 where that is unknown)."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +78,18 @@ def inspect(
     sizing = _Sizing.read(low_rank, budget, None, has_data=data is not None)
     batches = _batches(model, data, samples, data_options, seed, watch)
     watch("looking at the network", 0, 0)
-    model = open_modules(model)
-    traced = trace(model, read_inputs(inputs) or input_specs(batches), seed=seed)
+    opened = open_modules(model)
+    traced = trace(opened, read_inputs(inputs) or input_specs(batches), seed=seed)
     plan = make_plan(
         traced, PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share, embeddings)
     )
     if sizing.budget and plan.conversions:
-        budgeting = Budgeting(model, traced, plan, batches, _measuring(watch), curves)
+        budgeting = Budgeting(opened, traced, plan, batches, _measuring(watch), curves)
         choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
         return choice.plan, make_report(traced, choice.plan, expected=choice, levels=budgeting.levels())
     if sizing.auto and plan.conversions:
-        choice = best_forms(model, plan, batches, _measuring(watch))
+        choices = best_forms(opened, plan, batches, _measuring(watch))
+        choice = nearest_of(model, choices, batches, watch).choice if len(choices) > 1 else choices[0]
         return choice.plan, make_report(traced, choice.plan, expected=choice)
     return plan, make_report(traced, plan)
 
@@ -171,6 +168,7 @@ def convert(
     traced = trace(opened, specs, seed=seed)
     options = PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share, embeddings)
     choice = Choice(check_plan(plan, traced) if plan else make_plan(traced, options))
+    choices: tuple[Choice, ...] = ()
     _require_conversions(choice.plan, traced)
     if plan is None and sizing.drop:
         batches, held_out = _halves(batches)
@@ -181,14 +179,14 @@ def convert(
         choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
         _require_conversions(choice.plan, traced)
     elif plan is None and sizing.auto:
-        choice = best_forms(opened, choice.plan, batches, _measuring(watch))
-    converted, fits, notes = _fitted(model, choice.plan, batches, watch)
-    report = make_report(traced, choice.plan, fits, notes, choice)
+        choices = best_forms(opened, choice.plan, batches, _measuring(watch))
+    done = nearest_of(model, choices or (choice,), batches, watch)
+    report = make_report(traced, done.choice.plan, done.fits, done.notes, done.choice)
     evaluation = _Evaluation(eval_data, data_options, seed)
     if eval_data is not None:
         watch("comparing with the original", 0, 0)
-        report = replace(report, evaluation=evaluate(model, converted, evaluation.all()))
-    result = Result(converted, choice.plan, report, specs)
+        report = replace(report, evaluation=evaluate(model, done.model, evaluation.all()))
+    result = Result(done.model, done.choice.plan, report, specs)
     if distill is None:
         return result
     if before_distillation:
@@ -347,21 +345,6 @@ def _share(text: str | float) -> float:
         raise UsageError(f"--low-rank {text!r} is not auto, off or a number from 0 to 1") from None
 
 
-def _fitted(
-    model: nn.Module, plan: Plan, batches: list[Batch], watch: Watcher
-) -> tuple[nn.Module, dict[str, Fit], list[str]]:
-    """The network converted by a plan, the fits, and what to say about them."""
-    opened = open_modules(model)
-    weights = dense_weights(opened, plan.conversions)
-    fits = fit_weights(
-        weights, plan.conversions, lambda done, total, name: watch(f"fitting {name}", done, total)
-    )
-    converted = rewrite(model, {name: fit.factors for name, fit in fits.items()})
-    if not batches:
-        return converted, fits, [NEEDS_DISTILLATION]
-    return converted, *_fit_to_data_(converted, opened, fits, batches, watch)
-
-
 def _smallest(
     model: nn.Module,
     traced: Trace,
@@ -381,7 +364,7 @@ def _smallest(
         if not choice.plan.conversions:
             low = share
             continue
-        converted, _, _ = _fitted(model, choice.plan, batches, watch)
+        converted = convert_by(model, choice, batches, watch).model
         watch(f"comparing at {share:.0%} of the size", attempt, _ATTEMPTS)
         lost = evaluate(model, converted, held_out).drop
         least_drop = min(least_drop, lost)
@@ -452,21 +435,6 @@ def _opened(
 def _batched(data: Iterable[Any]) -> Iterable[Batch]:
     items = [data] if isinstance(data, Tensor) else data
     return (as_batch(item, "data") for item in items)
-
-
-def _fit_to_data_(
-    converted: nn.Module, model: nn.Module, fits: dict[str, Fit], batches: list[Batch], watch: Watcher
-) -> tuple[dict[str, Fit], list[str]]:
-    """Fit the converted network to data in place; gives the fits and what to say about them."""
-    done = fit_in_sequence_(
-        converted,
-        model,
-        fits,
-        batches,
-        lambda done, total, name: watch(f"fitting {name} to data", done, total),
-    )
-    samples = sum(batch.size for batch in batches)
-    return done.fits, [FITTED.format(samples=samples), *done.notes, ADVICE]
 
 
 def _require_conversions(plan: Plan, traced: Trace) -> None:

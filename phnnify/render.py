@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from phnnify.conversion import Watcher
 from phnnify.errors import PhnnifyError
 from phnnify.export import OnnxFile
-from phnnify.pipeline import Watcher
 from phnnify.report import HEADINGS, LEVEL_HEADINGS, Report, layer_cells, level_rows, summary
 
 _NAME_WIDTH = 28  # columns of a layer's name

@@ -26,7 +26,7 @@ def everything(model: nn.Module) -> Plan:
 
 def test_best_forms_fit_better_than_the_papers_at_the_same_size(model: Net, batches: list[Batch]) -> None:
     plan = everything(model)
-    choice = best_forms(model, plan, batches)
+    choice = best_forms(model, plan, batches)[0]
     assert list(choice.plan.conversions) == list(plan.conversions)
     assert set(choice.errors) == set(plan.conversions)
     for decision, papers in zip(choice.plan.decisions, plan.decisions, strict=True):
@@ -40,6 +40,20 @@ def test_best_forms_fit_better_than_the_papers_at_the_same_size(model: Net, batc
     assert errors[0] is not None
     assert errors[1] is not None
     assert errors[1].agreement.relative_error < errors[0].agreement.relative_error
+
+
+@pytest.mark.parametrize("near", [0.0, float("inf")])
+def test_low_rank_everywhere_comes_second_where_it_loses_hardly_more(
+    near: float, model: Net, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "_NEAR", near)
+    plan = everything(model)
+    chosen, *others = best_forms(model, plan, batches)
+    assert len(others) == (near > 0)
+    for other in others:
+        assert all(order.terms == 0 for order in other.plan.conversions.values())
+        assert any(order.terms for order in chosen.plan.conversions.values())
+        assert all(other.errors[name] >= 0.97 * error for name, error in chosen.errors.items())
 
 
 def test_a_budget_is_kept_and_larger_budgets_do_less_damage(model: Net, batches: list[Batch]) -> None:

@@ -98,6 +98,22 @@ def test_the_main_output_is_found(wrap: Any) -> None:
     assert found.agreement.relative_error == pytest.approx(float((Z - Y).norm() / Y.norm()), rel=1e-6)
 
 
+def test_images_are_values_whatever_their_width() -> None:
+    y, z = Y[:36, :4].reshape(2, 2, 6, 6), Z[:36, :4].reshape(2, 2, 6, 6)
+    found = evaluate(Fixed(y), Fixed(z), [Batch((ROWS[:2],))])
+    assert (found.agreement.top1, found.agreement.kl) == (None, None)
+    assert found.agreement.distance == pytest.approx(float((z - y).norm() / y.norm()), rel=1e-6)
+
+
+def test_classes_of_pixels_are_along_the_axis_that_their_labels_lack() -> None:
+    y, z = Y[:36, :4].reshape(1, 4, 6, 6), Z[:36, :4].reshape(1, 4, 6, 6)
+    labels = LABELS[:36].clamp_max(3).view(1, 6, 6)
+    found = evaluate(Fixed(y), Fixed(z), [Batch((ROWS[:1],), targets=labels)])
+    assert found.accuracy is not None
+    assert found.accuracy.student == (z.argmax(1) == labels).double().mean()
+    assert found.agreement.top1 == (y.argmax(1) == z.argmax(1)).double().mean()
+
+
 @pytest.mark.parametrize("wrap", [lambda y: None, lambda y: (), lambda y: "text"])
 def test_outputs_that_cannot_be_compared_are_refused(wrap: Any) -> None:
     with pytest.raises(ModelError, match="cannot be compared"):

@@ -82,7 +82,7 @@ def main() -> None:
         }
         curves = measure_curves(model, sizes, train)
         weights = fisher(model, list(sizes), calibration_batches(train, 128))
-        even = best_forms(model, plan, train).plan
+        even = best_forms(model, plan, train)[0].plan
         limit = sum(order.parameters(weight_shape(model, layer)) for layer, order in even.conversions.items())
         show(name, "even", model, even, train, test)
         costs: dict[str, Callable[[str, Point], float]] = {

@@ -14,7 +14,8 @@ import typer
 from phnnify.errors import DistillationError, UsageError
 
 if TYPE_CHECKING:
-    from phnnify.pipeline import Result, Watcher
+    from phnnify.conversion import Watcher
+    from phnnify.pipeline import Result
     from phnnify.recipe import RunFiles
     from phnnify.report import Report
 

@@ -1,0 +1,82 @@
+"""A network converted by a plan, and the better of several plans.
+
+The error of each weight's own outputs chooses its form, but errors add up to the network's in ways of their
+own: where two plans are near each other, both are carried out, and the network whose answers on the
+calibration inputs are nearer to the original's is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from phnnify.batches import Batch
+from phnnify.choose import Choice
+from phnnify.evaluate import Examination
+from phnnify.fit import Fit, fit_weights
+from phnnify.opened import open_modules
+from phnnify.report import ADVICE, FITTED, NEEDS_DISTILLATION
+from phnnify.rewrite import dense_weights, rewrite
+from phnnify.sequence import fit_in_sequence_
+
+Watcher = Callable[[str, int, int], None]
+"""Told (what is going on, how much is done, how much there is; 0 where that is unknown)."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted network.
+
+    Attributes:
+        model: Same class and mode as the original.
+        choice: What was done.
+        fits: By name of the weight.
+        notes: What to say about them, in sentences.
+    """
+
+    model: nn.Module
+    choice: Choice
+    fits: Mapping[str, Fit]
+    notes: Sequence[str]
+
+
+def convert_by(model: nn.Module, choice: Choice, batches: Sequence[Batch], watch: Watcher) -> Conversion:
+    """The network converted by a plan: in closed form, and fitted to the calibration inputs if there are any.
+
+    Raises:
+        ModelError: the network cannot be copied or run, or holds a weight that is not finite.
+    """
+    opened, orders = open_modules(model), choice.plan.conversions
+    fits = fit_weights(
+        dense_weights(opened, orders), orders, lambda done, total, name: watch(f"fitting {name}", done, total)
+    )
+    converted = rewrite(model, {name: fit.factors for name, fit in fits.items()})
+    if not batches:
+        return Conversion(converted, choice, fits, [NEEDS_DISTILLATION])
+    done = fit_in_sequence_(
+        converted,
+        opened,
+        fits,
+        batches,
+        lambda done, total, name: watch(f"fitting {name} to data", done, total),
+    )
+    samples = sum(batch.size for batch in batches)
+    return Conversion(converted, choice, done.fits, [FITTED.format(samples=samples), *done.notes, ADVICE])
+
+
+def nearest_of(
+    model: nn.Module, choices: Sequence[Choice], batches: Sequence[Batch], watch: Watcher
+) -> Conversion:
+    """By whichever choice the answers on the calibration inputs come nearest to the original's.
+
+    Raises:
+        ModelError: as `convert_by`.
+    """
+    found = [convert_by(model, choice, batches, watch) for choice in choices]
+    if len(found) == 1:
+        return found[0]
+    watch("comparing forms", 0, 0)
+    examine = Examination(model, batches)
+    return min(found, key=lambda conversion: examine(conversion.model).agreement.distance)
