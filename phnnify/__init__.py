@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from phnnify.augment import Augmentation
     from phnnify.errors import PhnnifyError
     from phnnify.export import export_onnx
+    from phnnify.hypernet import HyperNetwork, hypernetize
     from phnnify.layers import (
         PHMConv1d,
         PHMConv2d,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Augmentation": "augment",
     "Factors": "algebra",
+    "HyperNetwork": "hypernet",
     "Order": "algebra",
     "PHMConv1d": "layers",
     "PHMConv2d": "layers",
@@ -54,6 +56,7 @@ _HOMES = {
     "export_onnx": "export",
     "factorize": "algebra",
     "from_pretrained": "store",
+    "hypernetize": "hypernet",
     "inspect": "pipeline",
     "load": "store",
     "save": "store",
@@ -62,6 +65,7 @@ _HOMES = {
 __all__ = [
     "Augmentation",
     "Factors",
+    "HyperNetwork",
     "Order",
     "PHMConv1d",
     "PHMConv2d",
@@ -81,6 +85,7 @@ __all__ = [
     "export_onnx",
     "factorize",
     "from_pretrained",
+    "hypernetize",
     "inspect",
     "load",
     "save",

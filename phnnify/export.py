@@ -11,6 +11,7 @@ tensors need.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import check_target, replacing
-from phnnify.inputs import Example, Inputs, InputSpec, random_example, read_inputs
+from phnnify.hypernet import name_arguments_
+from phnnify.inputs import Example, Inputs, InputSpec, random_example, read_inputs, with_conditioning
 from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
 from phnnify.quiet import quiet
 
@@ -66,7 +68,8 @@ def export_onnx(
     """Write a network as ONNX and check the file.
 
     Args:
-        model: Any network; it is exported in eval mode and not changed.
+        model: Any network; it is exported in eval mode and not changed. The file of a hypernetwork takes its
+            conditioning inputs by name, one (size,) for the whole batch.
         path: The file to write.
         inputs: Example inputs (`inputs.read_inputs`); axis 0 and the axes marked with `?` stay dynamic.
         opset: The ONNX operator set. 18 is the exporter's own, and the one that most runtimes know.
@@ -82,6 +85,8 @@ def export_onnx(
         raise UsageError("an ONNX file needs example inputs", hint="give --input, such as --input 1x3x32x32")
     check_target(path)
     model = without_cache_(evaluation_copy(model))
+    name_arguments_(model)
+    specs = with_conditioning(specs, model)
     forward(model, random_example(specs, model, seed=seed))
     if _runs_at(model, specs, BATCHES):
         with suppress(ExportError):  # a trace may turn out to hold for one batch size only
@@ -134,7 +139,7 @@ def _traced(
                 example.args,
                 kwargs=example.kwargs,
                 dynamo=True,
-                dynamic_shapes=_dynamic_shapes(specs, fixed_batch=len(batches) == 1),
+                dynamic_shapes=_dynamic_shapes(model, specs, fixed_batch=len(batches) == 1),
                 opset_version=opset,
                 optimize=False,
                 verbose=False,
@@ -154,13 +159,13 @@ def _traced(
     return program
 
 
-def _dynamic_shapes(specs: Sequence[InputSpec], *, fixed_batch: bool) -> Any:
-    """What torch.export wants to know: which axes may vary. It finds out itself which vary together."""
+def _dynamic_shapes(model: nn.Module, specs: Sequence[InputSpec], *, fixed_batch: bool) -> dict[str, Any]:
+    """What torch.export wants to know: which axes of each argument may vary. It finds out which together."""
     auto = torch.export.Dim.AUTO
     axes = [{axis: auto for axis in sorted(spec.dynamic) if axis or not fixed_batch} for spec in specs]
     positional = [shape for spec, shape in zip(specs, axes, strict=True) if spec.name is None]
     named = {spec.name: shape for spec, shape in zip(specs, axes, strict=True) if spec.name is not None}
-    return (*positional, *named.values())
+    return dict(inspect.signature(model.forward).bind(*positional, **named).arguments)
 
 
 def _cause(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from phnnify.encoding import Encoding
 from phnnify.errors import UsageError
 from phnnify.layers import PHMEmbedding
 
@@ -25,7 +26,7 @@ class InputSpec:
         shape: The size of each axis.
         dtype: The kind of number.
         name: The keyword under which `forward` takes it; None for a positional argument.
-        dynamic: The axes whose size may vary at inference; always holds axis 0.
+        dynamic: The axes whose size may vary at inference; holds axis 0, but for a conditioning input.
         high: Random integers are drawn from 0 … high-1; None lets the network's embeddings decide.
     """
 
@@ -65,8 +66,8 @@ class InputSpec:
         return cls(tuple(tensor.shape), tensor.dtype, name, high=high)
 
     def with_batch(self, batch: int) -> InputSpec:
-        """The same input with another size of axis 0."""
-        return replace(self, shape=(batch, *self.shape[1:]))
+        """The same input with another size of axis 0, where that may vary."""
+        return replace(self, shape=(batch, *self.shape[1:])) if 0 in self.dynamic else self
 
     def random(self, generator: torch.Generator, high: int) -> Tensor:
         """A tensor of this kind: normal numbers, or integers below `self.high` (or `high`)."""
@@ -128,22 +129,38 @@ def random_example(
 
     Args:
         specs: What the network takes.
-        model: The network: integers stay below the length of its shortest embedding table.
+        model: The network: integers stay below the length of its shortest embedding table, the conditioning
+            inputs of a hypernetwork between 0 and 1.
         seed: Same seed, same tensors.
         batch: The size of axis 0, in place of that of the specs.
     """
     generator = torch.Generator().manual_seed(seed)
+    conditioning = _conditioning(model)
     tables = [module for module in model.modules() if isinstance(module, (nn.Embedding, PHMEmbedding))]
     high = min((int(table.num_embeddings) for table in tables), default=2)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     args, kwargs = [], {}
     for spec in specs:
         tensor = (spec if batch is None else spec.with_batch(batch)).random(generator, high).to(device)
+        if spec.name in conditioning:
+            tensor = tensor.sigmoid()
         if spec.name is None:
             args.append(tensor)
         else:
             kwargs[spec.name] = tensor
     return Example(tuple(args), kwargs)
+
+
+def with_conditioning(specs: Sequence[InputSpec], model: nn.Module) -> tuple[InputSpec, ...]:
+    """The same inputs and those of hypernetworks in the model: one conditioning (size,) for the batch."""
+    sizes = _conditioning(model)
+    given = [spec for spec in specs if spec.name not in sizes]
+    return (*given, *(InputSpec((size,), name=name, dynamic=frozenset()) for name, size in sizes.items()))
+
+
+def _conditioning(model: nn.Module) -> dict[str, int]:
+    encodings = [module for module in model.modules() if isinstance(module, Encoding)]
+    return {name: size for encoding in encodings for name, size in encoding.sizes.items()}
 
 
 def describe(specs: Sequence[InputSpec]) -> str:
