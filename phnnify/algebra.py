@@ -188,12 +188,8 @@ def factorize(weight: Tensor, order: Order) -> Factors:
     Raises:
         ValueError: the order does not fit the weight, or the weight holds NaN or infinity.
     """
-    if weight.dim() < 2 or not order.fits(weight.shape):
-        raise ValueError(f"{order} does not fit a weight of shape {tuple(weight.shape)}")
-    weight = weight.detach()
+    weight = _checked(weight, order)
     scale = _largest_magnitude(weight)
-    if not math.isfinite(scale):
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} holds values that are not finite")
     if not order.rank:
         return _nearest_sum(weight, order, scale)
     U, V = truncated(weight, order.rank)
@@ -205,6 +201,62 @@ def factorize(weight: Tensor, order: Order) -> Factors:
             A, S = _nearest_sum(rest, order, _largest_magnitude(rest))[:2]
             U, V = truncated(whole - compose(A, S), order.rank)
     return Factors(A, S, U, V).to(weight.dtype)
+
+
+def project(weight: Tensor, A: Tensor) -> Factors:
+    """The nearest weight with a given algebra: the filters S = (Â Âᵀ)⁻¹ Â R(W), where Â has rows vec(A_r).
+
+    Args:
+        weight: (out, in, *kernel), any floating dtype.
+        A: (terms, n_out, n_in); n_out divides out, n_in divides in.
+
+    Returns:
+        The factors, in the dtype and on the device of the weight.
+
+    Raises:
+        ValueError: the algebra does not fit the weight, or the weight holds NaN or infinity.
+    """
+    order = Order(A.shape[1], A.shape[2], len(A))
+    weight = _checked(weight, order)
+    inverse = torch.linalg.pinv(A.to(weight.device, torch.float64).flatten(1))
+    return Factors(A.to(weight), _project(weight, order, inverse))
+
+
+def common_algebra(weights: Sequence[Tensor], order: Order) -> Tensor:
+    """The one algebra with which all weights can be approximated best, each with filters of its own.
+
+    It minimises Σ ‖W − Σ A_r ⊗ S_r‖²/‖W‖²: the leading eigenvectors of the sum of the Gram matrices
+    R Rᵀ/‖W‖². Its mean square is that of all filters together, as `project` finds them.
+
+    Args:
+        weights: Each (out, in, *kernel); at least one.
+        order: Blocks and terms; it fits all weights.
+
+    Returns:
+        A (terms, n_out, n_in), in the dtype and on the device of the first weight.
+
+    Raises:
+        ValueError: the order does not fit a weight, or a weight holds NaN or infinity.
+    """
+    blocks = order.n_out * order.n_in
+    grams = [_gram(_checked(weight, order), order, None, 1.0) for weight in weights]
+    shares = [gram / gram.trace().clamp_min(torch.finfo(gram.dtype).tiny) for gram in grams]
+    vectors = _eigenpairs(torch.stack([share.to(grams[0]) for share in shares]).sum(0))[0][:, : order.terms]
+    held = sum(order.terms * weight.numel() // blocks for weight in weights)
+    filters = sum(float((vectors.t() @ gram.to(vectors) @ vectors).trace()) for gram in grams) / held
+    scale = (filters * blocks) ** 0.25 or 1.0
+    A = (vectors * scale).t().reshape(order.terms, order.n_out, order.n_in)
+    return A.to(weights[0].dtype).contiguous()
+
+
+def _checked(weight: Tensor, order: Order) -> Tensor:
+    """The weight without gradients, if it can be written in an order."""
+    if weight.dim() < 2 or not order.fits(weight.shape):
+        raise ValueError(f"{order} does not fit a weight of shape {tuple(weight.shape)}")
+    weight = weight.detach()
+    if not math.isfinite(_largest_magnitude(weight)):
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} holds values that are not finite")
+    return weight
 
 
 def truncated(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -279,12 +331,18 @@ def _nothing(weight: Tensor, order: Order) -> Factors:
     """Factors of a zero weight: each term holds another block, all filters are zero."""
     blocks = order.n_out * order.n_in
     A = torch.eye(blocks, dtype=weight.dtype, device=weight.device)[: order.terms]
-    return Factors(A.view(order.terms, order.n_out, order.n_in), _empty_filters(weight, order).zero_())
+    return Factors(A.view(order.terms, order.n_out, order.n_in), empty_factors(weight, order).S.zero_())
 
 
-def _empty_filters(weight: Tensor, order: Order) -> Tensor:
+def empty_factors(weight: Tensor, order: Order, device: torch.device | None = None) -> Factors:
+    """Factors of an order for a weight (out, in, *kernel), not filled; by default on its device."""
     out, columns, *kernel = weight.shape
-    return weight.new_empty(order.terms, out // order.n_out, columns // order.n_in, *kernel)
+    A = weight.new_empty(order.terms, order.n_out, order.n_in, device=device)
+    S = weight.new_empty(order.terms, out // order.n_out, columns // order.n_in, *kernel, device=device)
+    if not order.rank:
+        return Factors(A, S)
+    U = weight.new_empty(out, order.rank, device=device)
+    return Factors(A, S, U, weight.new_empty(order.rank, columns, *kernel, device=device))
 
 
 def _chunks(weight: Tensor, n_out: int) -> Iterator[tuple[slice, Tensor]]:
@@ -341,7 +399,7 @@ def _eigenpairs(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def _project(weight: Tensor, order: Order, basis: Tensor) -> Tensor:
     """The filters basisᵀ·R(W): (terms, out/n_out, in/n_in, *kernel), in the dtype of the weight."""
-    S = _empty_filters(weight, order)
+    S = empty_factors(weight, order).S
     for part, piece in _chunks(weight, order.n_out):
         rows = rearrange(piece, order.n_out, order.n_in).double()
         S[:, part] = (basis.t() @ rows).view(S[:, part].shape).to(S.dtype)

@@ -131,6 +131,12 @@ def nearest(
     return balanced(found), loss
 
 
+def nearest_filters(problem: Problem, A: Tensor) -> Tensor:
+    """The filters (terms, out/n_out, in/n_in, *kernel) that lose least with A (terms, n_out, n_in)."""
+    S = solve_filters(A, problem.C, problem.D)
+    return S.view(*S.shape[:2], -1, *problem.kernel[1:])
+
+
 def low_rank_losses(problem: Problem) -> Tensor:
     """The least loss of every rank from 0 to the smaller side, exactly: (min(out, k) + 1,)."""
     M = problem.scaled(problem.best)
@@ -166,7 +172,7 @@ def solve_filters(A: Tensor, C: Tensor, D: Tensor) -> Tensor:
 
     Args:
         A: (terms, n_out, n_in).
-        C: (k, k), positive definite.
+        C: (k, k), positive definite; or (k,), its diagonal.
         D: (k, out), the covariance of the inputs with the wanted outputs.
 
     Returns:

@@ -16,8 +16,10 @@ from phnnify.batches import Batch
 from phnnify.choose import Choice
 from phnnify.evaluate import Examination
 from phnnify.fit import Fit, fit_weights
+from phnnify.fresh import fresh_factors, fresh_network, kept_note
+from phnnify.given import given_algebras
 from phnnify.opened import open_modules
-from phnnify.report import ADVICE, FITTED, NEEDS_DISTILLATION
+from phnnify.report import ADVICE, FITTED, NEEDS_DISTILLATION, NOTHING_FITTED
 from phnnify.rewrite import dense_weights, rewrite
 from phnnify.sequence import fit_in_sequence_
 
@@ -48,11 +50,15 @@ def convert_by(model: nn.Module, choice: Choice, batches: Sequence[Batch], watch
     Raises:
         ModelError: the network cannot be copied or run, or holds a weight that is not finite.
     """
-    opened, orders = open_modules(model), choice.plan.conversions
+    opened, plan = open_modules(model), choice.plan
+    weights = dense_weights(opened, plan.conversions)
     fits = fit_weights(
-        dense_weights(opened, orders), orders, lambda done, total, name: watch(f"fitting {name}", done, total)
+        weights,
+        plan.conversions,
+        lambda done, total, name: watch(f"fitting {name}", done, total),
+        given_algebras(plan, weights),
     )
-    converted = rewrite(model, {name: fit.factors for name, fit in fits.items()})
+    converted = rewrite(model, {name: fit.factors for name, fit in fits.items()}, plan.algebras)
     if not batches:
         return Conversion(converted, choice, fits, [NEEDS_DISTILLATION])
     done = fit_in_sequence_(
@@ -64,6 +70,19 @@ def convert_by(model: nn.Module, choice: Choice, batches: Sequence[Batch], watch
     )
     samples = sum(batch.size for batch in batches)
     return Conversion(converted, choice, done.fits, [FITTED.format(samples=samples), *done.notes, ADVICE])
+
+
+def draw_by(model: nn.Module, choice: Choice, seed: int) -> Conversion:
+    """The network converted by a plan with all parameters drawn anew, to be trained from scratch.
+
+    Raises:
+        ModelError: the network cannot be copied, or a module cannot draw its parameters.
+    """
+    plan = choice.plan
+    network, kept = fresh_network(model, seed)
+    factors = fresh_factors(plan, dense_weights(open_modules(network), plan.conversions), seed)
+    notes = [NOTHING_FITTED, *kept_note(kept)]
+    return Conversion(rewrite(network, factors, plan.algebras), choice, {}, notes)
 
 
 def nearest_of(

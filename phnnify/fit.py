@@ -1,6 +1,7 @@
 """Factors from weights: how near a PHM weight of a given order comes to a dense one.
 
-Without data there is the closed form (`algebra.factorize`), which minimises the error of the weight alone.
+Without data there is the closed form (`algebra.factorize`; `algebra.project` where the algebra is given),
+which minimises the error of the weight alone.
 With the statistics of a layer's inputs (`calibrate`), the same factors are fitted to what the layer computes,
 E|W x − Ŵ x̂|² → min, by alternating exact least squares (`alternate`).
 
@@ -16,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phnnify.algebra import Factors, Order, compose, factorization_error, factorize
-from phnnify.alternate import Problem, nearest
+from phnnify.algebra import Factors, Order, compose, factorization_error, factorize, project
+from phnnify.alternate import Problem, nearest, nearest_filters
 from phnnify.calibrate import Statistics
 from phnnify.errors import ModelError
 
@@ -36,12 +37,14 @@ class Fit:
         weight_error: ‖W−Ŵ‖/‖W‖.
         output_error: sqrt(E‖W x − Ŵ x̂‖² / E‖W x‖²) where there was data; None without.
         closed_form_error: The same for the closed form, which was taken where it is not above.
+        given: Whether the algebra was given, so that only filters are fitted.
     """
 
     factors: Factors
     weight_error: float
     output_error: float | None = None
     closed_form_error: float | None = None
+    given: bool = False
 
 
 Progress = Callable[[int, int, str], None]
@@ -49,7 +52,10 @@ Progress = Callable[[int, int, str], None]
 
 
 def fit_weights(
-    weights: Mapping[str, Tensor], orders: Mapping[str, Order], progress: Progress | None = None
+    weights: Mapping[str, Tensor],
+    orders: Mapping[str, Order],
+    progress: Progress | None = None,
+    given: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Fit]:
     """Fit every weight that has an order, in closed form.
 
@@ -57,6 +63,7 @@ def fit_weights(
         weights: By name, (out, in, *kernel).
         orders: By name.
         progress: Told before each weight, and at the end.
+        given: The algebras (terms, n_out, n_in) of those weights that do not find their own, by name.
 
     Raises:
         ModelError: a weight holds values that are not finite.
@@ -66,26 +73,31 @@ def fit_weights(
     for name, order in orders.items():
         if progress:
             progress(done, total, name)
-        fits[name] = _fit_weight(name, weights[name], order)
+        fits[name] = _fit_weight(name, weights[name], order, (given or {}).get(name))
         done += weights[name].numel()
     if progress:
         progress(done, total, "")
     return fits
 
 
-def _fit_weight(name: str, weight: Tensor, order: Order) -> Fit:
+def _fit_weight(name: str, weight: Tensor, order: Order, A: Tensor | None) -> Fit:
     try:
-        factors = factorize(weight, order)
+        factors = factorize(weight, order) if A is None else project(weight, A)
     except ValueError as error:
         raise ModelError(
             f"{name} cannot be fitted: {error}",
             hint=f"the file may be damaged or its training diverged; --exclude {name!r} keeps this weight",
         ) from None
-    return Fit(factors, factorization_error(weight, factors))
+    return Fit(factors, factorization_error(weight, factors), given=A is not None)
 
 
 def fit_to_data(
-    weight: Tensor, start: Factors, statistics: Statistics, measure: Callable[[Tensor], float] | None = None
+    weight: Tensor,
+    start: Factors,
+    statistics: Statistics,
+    measure: Callable[[Tensor], float] | None = None,
+    *,
+    given: bool = False,
 ) -> Fit:
     """Fit the factors of one weight to what it computes; never worse than the start.
 
@@ -94,6 +106,7 @@ def fit_to_data(
         start: The closed form.
         statistics: Of the layer's inputs.
         measure: The output error of a weight (out, in·|kernel|); by default what the statistics say.
+        given: Keep the algebra of the start.
 
     Returns:
         The fit, in the weight's dtype.
@@ -102,15 +115,10 @@ def fit_to_data(
         ValueError: the statistics have no whole covariance, and there is no other measure.
     """
     measure = measure or _measure(statistics)
-    before = measure(_composed(start))
     problem = regularised(weight, statistics)
-    if problem is None:  # nothing ever flows: whatever the factors are, the output is the constant
-        return Fit(start, factorization_error(weight, start), before, before)
-    rounded = nearest(problem, start.order, _ROUNDS, start)[0].to(weight.dtype)
-    after = measure(_composed(rounded))
-    if not after < before:
-        return Fit(start, factorization_error(weight, start), before, before)
-    return Fit(rounded, factorization_error(weight, rounded), after, before)
+    # Where nothing ever flows the output is the constant, whatever the factors are.
+    found = start if problem is None else _nearest(problem, start, weight.dtype, given)
+    return _better(weight, start, found, measure, given)
 
 
 def _measure(statistics: Statistics) -> Callable[[Tensor], float]:
@@ -123,7 +131,22 @@ def _measure(statistics: Statistics) -> Callable[[Tensor], float]:
     return measure
 
 
-def fit_to_problem(weight: Tensor, start: Factors, problem: Problem) -> Fit:
+def _nearest(problem: Problem, start: Factors, dtype: torch.dtype, given: bool) -> Factors:
+    if given:
+        return Factors(start.A, nearest_filters(problem, start.A.double()).to(dtype))
+    return nearest(problem, start.order, _ROUNDS, start)[0].to(dtype)
+
+
+def _better(
+    weight: Tensor, start: Factors, found: Factors, measure: Callable[[Tensor], float], given: bool
+) -> Fit:
+    """What was found where that is better than the start."""
+    before, after = measure(_composed(start)), measure(_composed(found))
+    factors, error = (found, after) if after < before else (start, before)
+    return Fit(factors, factorization_error(weight, factors), error, before, given)
+
+
+def fit_to_problem(weight: Tensor, start: Factors, problem: Problem, *, given: bool = False) -> Fit:
     """Fit the factors of one weight to a problem given; never worse than the start.
 
     The output errors are sqrt(loss/energy) of the problem.
@@ -132,20 +155,13 @@ def fit_to_problem(weight: Tensor, start: Factors, problem: Problem) -> Fit:
         weight: (out, in).
         start: The closed form.
         problem: What the factors are to do.
+        given: Keep the algebra of the start.
     """
 
-    def lost(factors: Factors) -> float:
-        return (
-            (max(problem.loss(_composed(factors)), 0.0) / problem.energy) ** 0.5
-            if problem.energy > 0
-            else 0.0
-        )
+    def lost(W: Tensor) -> float:
+        return (max(problem.loss(W), 0.0) / problem.energy) ** 0.5 if problem.energy > 0 else 0.0
 
-    found = nearest(problem, start.order, _ROUNDS, start)[0].to(weight.dtype)
-    before, after = lost(start), lost(found)
-    if not after < before:
-        return Fit(start, factorization_error(weight, start), before, before)
-    return Fit(found, factorization_error(weight, found), after, before)
+    return _better(weight, start, _nearest(problem, start, weight.dtype, given), lost, given)
 
 
 def regularised(weight: Tensor, statistics: Statistics, ridge: float | None = None) -> Problem | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -31,13 +32,16 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rate: float) -> torch.optim
 def balance_(model: nn.Module) -> None:
     """Scale each A_r and S_r, and each column of U and row of V, to equal norms; their products stay.
 
-    The gradient of one factor is as large as the other factor: in balance both move alike.
+    The gradient of one factor is as large as the other factor: in balance both move alike. An algebra that is
+    fixed, or that several filters share, stays.
     """
+    layers = [layer for layer in model.modules() if isinstance(layer, PHMLayer)]
+    filters = {(id(layer.A), id(layer.S)) for layer in layers}
+    uses = Counter(algebra for algebra, _ in filters)
     with torch.no_grad():
-        for layer in model.modules():
-            if not isinstance(layer, PHMLayer):
-                continue
-            _balance_pair_(layer.A, layer.S)
+        for layer in layers:
+            if not layer.has_fixed_algebra and uses[id(layer.A)] == 1:
+                _balance_pair_(layer.A, layer.S)
             if layer.U is not None and layer.V is not None:
                 _balance_pair_(layer.U.t(), layer.V)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,21 +11,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from phnnify.algebras import Algebra
+from phnnify.asked import FIT, Form, Sizing
 from phnnify.batches import Batch, as_batch, calibration_batches
-from phnnify.budget import Budget, parse_budget
 from phnnify.choose import Budgeting, Choice, best_forms
-from phnnify.conversion import Watcher, convert_by, nearest_of
+from phnnify.conversion import Watcher, convert_by, draw_by, nearest_of
 from phnnify.data import DataOptions, read_data
 from phnnify.distillation import train_student
 from phnnify.errors import PlanError, UsageError
 from phnnify.evaluate import evaluate
 from phnnify.feed import make_feed
 from phnnify.fit import Progress
+from phnnify.given import shown_algebras
 from phnnify.inputs import Inputs, InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import submodule, tensor_bytes
 from phnnify.opened import open_modules
-from phnnify.plan import Decision, Plan, PlanOptions, check_plan, make_plan
+from phnnify.plan import Decision, Plan, check_plan, make_plan
 from phnnify.recipe import Recipe, RunFiles
 from phnnify.report import Report, make_report
 from phnnify.trace import Trace, trace
@@ -54,14 +57,17 @@ class Result:
 
 def inspect(
     model: nn.Module,
-    n: int = 4,
+    n: int | None = None,
     *,
     inputs: Inputs | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    min_share: float = 0.005,
+    min_share: float | None = None,
     low_rank: str | float | None = None,
     embeddings: bool = False,
+    algebra: str | Algebra | None = None,
+    share_algebra: bool = False,
+    init: str = FIT,
     budget: str | None = None,
     data: str | Iterable[Any] | None = None,
     samples: int = 512,
@@ -75,14 +81,13 @@ def inspect(
     `curves`, with a budget, is a file in which what was measured is kept for the next time.
     """
     watch = watch or _nobody
-    sizing = _Sizing.read(low_rank, budget, None, has_data=data is not None)
+    form = Form.read(n, algebra, share_algebra, init, data=data)
+    sizing = Sizing.read(low_rank, budget, None, has_data=data is not None, form=form)
     batches = _batches(model, data, samples, data_options, seed, watch)
     watch("looking at the network", 0, 0)
     opened = open_modules(model)
     traced = trace(opened, read_inputs(inputs) or input_specs(batches), seed=seed)
-    plan = make_plan(
-        traced, PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share, embeddings)
-    )
+    plan = make_plan(traced, form.plan_options(include, exclude, min_share, sizing.share, embeddings))
     if sizing.budget and plan.conversions:
         budgeting = Budgeting(opened, traced, plan, batches, _measuring(watch), curves)
         choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
@@ -96,14 +101,17 @@ def inspect(
 
 def convert(
     model: nn.Module,
-    n: int = 4,
+    n: int | None = None,
     *,
     inputs: Inputs | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    min_share: float = 0.005,
+    min_share: float | None = None,
     low_rank: str | float | None = None,
     embeddings: bool = False,
+    algebra: str | Algebra | None = None,
+    share_algebra: bool = False,
+    init: str = FIT,
     budget: str | None = None,
     max_drop: str | None = None,
     plan: Plan | None = None,
@@ -121,15 +129,21 @@ def convert(
 
     Args:
         model: The original; it is not changed.
-        n: Each converted weight keeps about 1/n of its parameters.
+        n: Each converted weight keeps about 1/n of its parameters; 4 by default, or the algebra's dimension.
         inputs: Example inputs ('1x3x32x32', a tensor, or several): they verify that layers run, and count.
         include: Patterns of layer names; where given, only these are converted, and small ones too.
         exclude: Patterns of layer names that stay as they are.
-        min_share: Weights with a smaller part of the parameters stay (0.005 is 0.5 %).
+        min_share: Weights with a smaller part of the parameters stay: 0.005 (0.5 %) by default, and 0 for a
+            fresh network, whose first layer is small and the more in need of its inputs' natural domain.
         low_rank: 'off': order n with n terms, as in the papers. 'auto' (the default with data): per weight,
             at the same size, the blocks, terms and rank that fit best. A share from 0 to 1: so much of each
             weight's size goes to a low-rank term.
         embeddings: Whether embedding tables are converted too, with the layers that are tied to them.
+        algebra: A fixed one for all weights: a name of `algebras.NAMES`, a file of constants
+            (`constants.read_algebra`) or an `Algebra`. By default each weight learns its own.
+        share_algebra: Whether all weights of the same order learn one algebra together.
+        init: 'fit': the weights come near those of the original. 'fresh': all parameters are drawn anew
+            (`fresh`), to be trained from scratch.
         budget: Instead of n, a size for the whole network: '25%' of its parameters, or '1.5MB'. Each weight
             gets its own part of it. Needs data.
         max_drop: Instead of n, the smallest network that loses at most so much ('1%') accuracy on the data,
@@ -160,13 +174,14 @@ def convert(
     watch = watch or _nobody
     if distill and data is None:
         raise UsageError("--distill needs --data", hint="inputs like those of the original")
-    sizing = _Sizing.read(low_rank, budget, max_drop, has_data=data is not None)
+    form = Form.read(n, algebra, share_algebra, init, data=data, eval_data=eval_data)
+    sizing = Sizing.read(low_rank, budget, max_drop, has_data=data is not None, form=form)
     batches = _batches(model, data, samples * (2 if sizing.drop else 1), data_options, seed, watch)
     watch("looking at the network", 0, 0)
     opened = open_modules(model)
     specs = read_inputs(inputs) or input_specs(batches)
     traced = trace(opened, specs, seed=seed)
-    options = PlanOptions(n, tuple(include), tuple(exclude), min_share, sizing.share, embeddings)
+    options = form.plan_options(include, exclude, min_share, sizing.share, embeddings)
     choice = Choice(check_plan(plan, traced) if plan else make_plan(traced, options))
     choices: tuple[Choice, ...] = ()
     _require_conversions(choice.plan, traced)
@@ -180,7 +195,10 @@ def convert(
         _require_conversions(choice.plan, traced)
     elif plan is None and sizing.auto:
         choices = best_forms(opened, choice.plan, batches, _measuring(watch))
-    done = nearest_of(model, choices or (choice,), batches, watch)
+    if form.fresh:
+        done = draw_by(model, choice, seed)
+    else:
+        done = nearest_of(model, choices or (choice,), batches, watch)
     report = make_report(traced, done.choice.plan, done.fits, done.notes, done.choice)
     evaluation = _Evaluation(eval_data, data_options, seed)
     if eval_data is not None:
@@ -267,16 +285,19 @@ def _distilled(
 
 def _plan_seen(traced: Trace, student: nn.Module) -> Plan:
     """The plan that a student follows, as its layers show."""
-    decisions = []
+    layers: dict[str, PHMLayer] = {}
     for site in traced.sites:
-        try:
+        with contextlib.suppress(AttributeError):
             layer = submodule(student, site.name)
-        except AttributeError:
-            layer = None
-        order = layer.order if isinstance(layer, PHMLayer) else None
-        reason = None if order else "it is not converted in the student"
-        decisions.append(Decision(site.name, site.kind, site.shape, order, reason))
-    return Plan(max((d.order.terms for d in decisions if d.order), default=1), tuple(decisions))
+            layers |= {site.name: layer} if isinstance(layer, PHMLayer) else {}
+    algebras, own = shown_algebras(layers)
+    decisions = tuple(
+        Decision(site.name, site.kind, site.shape, layers[site.name].order, algebra=algebras[site.name])
+        if site.name in layers
+        else Decision(site.name, site.kind, site.shape, reason="it is not converted in the student")
+        for site in traced.sites
+    )
+    return Plan(max((d.order.terms for d in decisions if d.order), default=1), decisions, own)
 
 
 class _Evaluation:
@@ -296,53 +317,6 @@ class _Evaluation:
 def _material(data: Any, options: DataOptions | None) -> Any:
     """What a student learns on: all samples of a reference, or what the caller has."""
     return read_data(data, options) if isinstance(data, str) else data
-
-
-@dataclass(frozen=True)
-class _Sizing:
-    """What was asked for: the best form of each weight, a share for low rank, a budget, or a largest drop."""
-
-    auto: bool = False
-    share: float = 0.0
-    budget: Budget | None = None
-    drop: float | None = None
-
-    @classmethod
-    def read(
-        cls, low_rank: str | float | None, budget: str | None, max_drop: str | None, *, has_data: bool
-    ) -> _Sizing:
-        if budget and max_drop:
-            raise UsageError("--budget and --max-drop exclude each other")
-        if (budget or max_drop) and low_rank is not None:
-            raise UsageError("--low-rank has no meaning with --budget or --max-drop, which choose the forms")
-        asked = {"--budget": budget, "--max-drop": max_drop, "--low-rank auto": low_rank == "auto"}
-        needy = [option for option, given in asked.items() if given]
-        if needy and not has_data:
-            raise UsageError(f"{needy[0]} needs --data", hint="a few hundred inputs, no labels needed")
-        if budget:
-            return cls(budget=parse_budget(budget))
-        if max_drop:
-            return cls(drop=_percentage(max_drop, "--max-drop"))
-        if low_rank is None or low_rank == "auto":
-            return cls(auto=has_data)
-        return cls(share=0.0 if low_rank == "off" else _share(low_rank))
-
-
-def _percentage(text: str, option: str) -> float:
-    try:
-        value = float(text.strip().removesuffix("%")) / 100
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise UsageError(f"{option} {text!r} is no percentage above 0 and below 100", hint="such as 1%")
-    return value
-
-
-def _share(text: str | float) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"--low-rank {text!r} is not auto, off or a number from 0 to 1") from None
 
 
 def _smallest(

@@ -16,6 +16,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from phnnify.algebra import Order
+from phnnify.algebras import LEARNED, NAMES, SHARED, Algebra, named_algebra, own_algebra
 from phnnify.errors import PlanError, UsageError
 from phnnify.trace import Site, Trace
 
@@ -35,9 +36,12 @@ class PlanOptions:
         min_share: Weights with a smaller part of the network's parameters are kept (0.005 is 0.5 %).
         low_rank: The part of each weight's size that goes to a low-rank term, 0 to 1.
         embeddings: Whether embedding tables, and what is tied to them, may be converted.
+        algebra: A fixed one for all weights, of dimension n; None: learned.
+        share_algebra: Whether weights of the same form learn one algebra together.
 
     Raises:
-        UsageError: n is below 2, or min_share or low_rank is not within 0 to 1.
+        UsageError: n is below 2 (1 for the real algebra) or not the algebra's dimension, or min_share or
+            low_rank is not within 0 to 1.
     """
 
     n: int = 4
@@ -46,9 +50,16 @@ class PlanOptions:
     min_share: float = 0.005
     low_rank: float = 0.0
     embeddings: bool = False
+    algebra: Algebra | None = None
+    share_algebra: bool = False
 
     def __post_init__(self) -> None:
-        if self.n < 2:
+        if self.algebra and self.algebra.n != self.n:
+            raise UsageError(
+                f"n is {self.n}; the {self.algebra.name} algebra has dimension {self.algebra.n}",
+                hint="leave n out",
+            )
+        if self.n < 2 and not self.algebra:
             raise UsageError(f"n is {self.n}; it must be at least 2 to make anything smaller")
         if not 0 <= self.min_share <= 1:
             raise UsageError(f"the minimum share is {self.min_share}; it must be within 0 to 1")
@@ -58,26 +69,83 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to one weight: `order` is set where it is converted, else `reason`."""
+    """What happens to one weight: `order` is set where it is converted, else `reason`.
+
+    `algebra` is 'learned', 'shared' (learned by all such weights of the same order together), or the name of
+    a fixed one.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     order: Order | None = None
     reason: str | None = None
+    algebra: str = LEARNED
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions about the weights of a network, in execution order, made for 1/n of the parameters."""
+    """Decisions about the weights of a network, in execution order, made for 1/n of the parameters.
+
+    `constants` are the fixed algebras that are not among `algebras.NAMES`.
+
+    Raises:
+        PlanError: a fixed algebra is unknown, or has another order than its weight.
+    """
 
     n: int
     decisions: tuple[Decision, ...]
+    constants: tuple[Algebra, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, order in self.conversions.items():
+            fixed = self.fixed(name)
+            if fixed and (order.n_out, order.n_in, order.terms) != (fixed.n,) * 3:
+                raise PlanError(
+                    f"the plan gives {name} the {fixed.name} algebra, which needs {Order(*(fixed.n,) * 3)}, "
+                    f"and {order}"
+                )
 
     @property
     def conversions(self) -> dict[str, Order]:
         """The orders of the weights that are converted, by name."""
         return {d.name: d.order for d in self.decisions if d.order is not None}
+
+    @property
+    def algebras(self) -> dict[str, str]:
+        """What the algebras of the weights that are converted are, by name of the weight."""
+        return {d.name: d.algebra for d in self.decisions if d.order is not None}
+
+    def fixed(self, name: str) -> Algebra | None:
+        """The fixed algebra of a weight that is converted; None where it is learned."""
+        algebra, order = self.algebras[name], self.conversions[name]
+        if algebra in (LEARNED, SHARED):
+            return None
+        for own in self.constants:
+            if own.name == algebra:
+                return own
+        try:
+            return named_algebra(algebra, order.terms)
+        except ValueError as error:
+            raise PlanError(f"the plan's algebra for {name}: {error}") from None
+
+    def sizes(self, matrices: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """How many parameters each converted weight has, by name.
+
+        A shared algebra counts with the first weight that has it, a fixed one nowhere.
+
+        Args:
+            matrices: The shapes (out, in, *kernel) by name.
+        """
+        sizes: dict[str, int] = {}
+        seen: set[tuple[int, int, int]] = set()
+        for name, order in self.conversions.items():
+            form = (order.terms, order.n_out, order.n_in)
+            algebra = self.algebras[name]
+            held = algebra == LEARNED or (algebra == SHARED and form not in seen)
+            seen |= {form} if algebra == SHARED else set()
+            sizes[name] = order.parameters(matrices[name]) - (0 if held else math.prod(form))
+        return sizes
 
     def to_json(self) -> str:
         """One line of JSON; inverse of `parse_plan`."""
@@ -90,7 +158,8 @@ class Plan:
             tomlkit.comment("What happens to each weight. An order [n_out, n_in] with terms converts,")
         )
         document.add(tomlkit.comment("and a rank adds a low-rank term (alone: order [1, 1], terms 0);"))
-        document.add(tomlkit.comment("a reason keeps. Edit it and give it back with --plan."))
+        document.add(tomlkit.comment("a reason keeps. algebra: learned (the default), shared, or a name."))
+        document.add(tomlkit.comment("Edit it and give it back with --plan."))
         document.update(_document(self))
         return tomlkit.dumps(document)
 
@@ -107,7 +176,8 @@ def make_plan(trace: Trace, options: PlanOptions) -> Plan:
             if not _matches(names, [pattern]):
                 shown = ", ".join(names[:3])
                 raise PlanError(f"--{option} {pattern!r} matches no weight", hint=f"names look like {shown}")
-    return Plan(options.n, tuple(_decide(site, options) for site in trace.sites))
+    own = () if options.algebra is None or options.algebra.name in NAMES else (options.algebra,)
+    return Plan(options.n, tuple(_decide(site, options) for site in trace.sites), own)
 
 
 def _matches(names: Iterable[str], patterns: Sequence[str]) -> bool:
@@ -121,7 +191,9 @@ def _decide(site: Site, options: PlanOptions) -> Decision:
     order = _with_share(
         Order.closest(site.matrix[0], site.matrix[1], options.n), site.matrix, options.low_rank
     )
-    return Decision(site.name, site.kind, site.shape, order=order)
+    learned = SHARED if options.share_algebra else LEARNED
+    algebra = options.algebra.name if options.algebra else learned
+    return Decision(site.name, site.kind, site.shape, order=order, algebra=algebra)
 
 
 def _with_share(order: Order, matrix: Sequence[int], share: float) -> Order:
@@ -146,15 +218,26 @@ def _reason_to_keep(site: Site, options: PlanOptions) -> str | None:
     if site.table and not options.embeddings:
         tied = f", tied to {', '.join(site.ties)}" if site.ties else ""
         return f"an embedding table{tied}: --embeddings converts it"
-    out, columns = site.matrix[:2]
-    order = Order.closest(out, columns, options.n)
-    if order.n_out * order.n_in == 1:
-        return f"order does not fit: no number up to {options.n} divides {out} or {columns}"
-    if order.parameters(site.matrix) >= site.parameters:
-        return f"no saving: {order.parameters(site.matrix)} numbers in place of {site.parameters}"
+    if reason := _reason_of_order(site.matrix, options):
+        return reason
     if site.share < options.min_share and not options.include:
         return f"small: {site.share:.2%} of the parameters, below {options.min_share:.2%}"
     return None
+
+
+def _reason_of_order(matrix: Sequence[int], options: PlanOptions) -> str | None:
+    """Why a weight of this shape is no smaller in this form, or does not have it."""
+    out, columns = matrix[:2]
+    order = Order.closest(out, columns, options.n)
+    fixed = options.algebra
+    if fixed and (order.n_out, order.n_in) != (fixed.n, fixed.n):
+        return f"the {fixed.name} algebra needs sides that {fixed.n} divides, not {out} and {columns}"
+    if fixed and fixed.n == 1:
+        return None  # as it was, which is what the real algebra asks for
+    if order.n_out * order.n_in == 1:
+        return f"order does not fit: no number up to {options.n} divides {out} or {columns}"
+    size = order.parameters(matrix) - (order.terms * order.n_out * order.n_in if fixed else 0)
+    return None if size < math.prod(matrix) else f"no saving: {size} numbers in place of {math.prod(matrix)}"
 
 
 def with_orders(plan: Plan, orders: Mapping[str, Order | None]) -> Plan:
@@ -166,7 +249,7 @@ def with_orders(plan: Plan, orders: Mapping[str, Order | None]) -> Plan:
             continue
         order = orders[decision.name]
         decisions.append(replace(decision, order=order, reason=None if order else WORTH_ITS_SIZE))
-    return Plan(plan.n, tuple(decisions))
+    return Plan(plan.n, tuple(decisions), plan.constants)
 
 
 def check_plan(plan: Plan, trace: Trace) -> Plan:
@@ -187,7 +270,7 @@ def check_plan(plan: Plan, trace: Trace) -> Plan:
     for decision in decided.values():
         _check_decision(decision, sites[decision.name])
     kept = {s.name: Decision(s.name, s.kind, s.shape, reason="not in the plan") for s in trace.sites}
-    return Plan(plan.n, tuple({**kept, **decided}[site.name] for site in trace.sites))
+    return Plan(plan.n, tuple({**kept, **decided}[site.name] for site in trace.sites), plan.constants)
 
 
 def _check_decision(decision: Decision, site: Site) -> None:
@@ -207,7 +290,10 @@ def _first(names: Sequence[str], count: int = 3) -> str:
 
 
 def _document(plan: Plan) -> dict[str, Any]:
-    return {"version": VERSION, "n": plan.n, "layers": [_entry(decision) for decision in plan.decisions]}
+    document: dict[str, Any] = {"version": VERSION, "n": plan.n}
+    if plan.constants:
+        document["constants"] = {algebra.name: algebra.lists() for algebra in plan.constants}
+    return {**document, "layers": [_entry(decision) for decision in plan.decisions]}
 
 
 def _entry(decision: Decision) -> dict[str, Any]:
@@ -216,7 +302,8 @@ def _entry(decision: Decision) -> dict[str, Any]:
         return {**entry, "reason": decision.reason or "kept"}
     order = decision.order
     entry |= {"order": [order.n_out, order.n_in], "terms": order.terms}
-    return entry | {"rank": order.rank} if order.rank else entry
+    entry |= {"rank": order.rank} if order.rank else {}
+    return entry if decision.algebra == LEARNED else {**entry, "algebra": decision.algebra}
 
 
 def parse_plan(text: str) -> Plan:
@@ -238,7 +325,16 @@ def parse_plan(text: str) -> Plan:
     names = [decision.name for decision in decisions]
     if len(set(names)) < len(names):
         raise PlanError(f"the plan names {next(x for x in names if names.count(x) > 1)} twice")
-    return Plan(n, decisions)
+    return Plan(n, decisions, _read_constants(document.get("constants", {})))
+
+
+def _read_constants(given: Any) -> tuple[Algebra, ...]:
+    if not isinstance(given, dict):
+        raise PlanError("`constants` of the plan should be a table of algebras by name")
+    try:
+        return tuple(own_algebra(str(name), values) for name, values in given.items())
+    except ValueError as error:
+        raise PlanError(f"the plan's constants: {error}") from None
 
 
 def _read_entry(entry: Any, index: int) -> Decision:
@@ -251,7 +347,10 @@ def _read_entry(entry: Any, index: int) -> Decision:
             return Decision(name, kind, shape, reason=str(entry.get("reason", "kept")))
         n_out, n_in = _whole_numbers(entry["order"])
         terms, rank = _whole_numbers([entry["terms"], entry.get("rank", 0)], least=0)
-        return Decision(name, kind, shape, order=Order(n_out, n_in, terms, rank))
+        algebra = entry.get("algebra", LEARNED)
+        if not isinstance(algebra, str):
+            raise TypeError("algebra must be text")
+        return Decision(name, kind, shape, order=Order(n_out, n_in, terms, rank), algebra=algebra)
     except KeyError as error:
         raise PlanError(f"layer {index + 1} of the plan has no {error}") from None
     except (TypeError, ValueError, AttributeError) as error:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 from phnnify.algebra import Factors, Order
 from phnnify.archive import Content
 from phnnify.errors import FileError, ModelError, PlanError
 from phnnify.folders import METADATA_KEY
-from phnnify.plan import parse_plan
+from phnnify.given import sharing
+from phnnify.plan import Plan, parse_plan
 from phnnify.rewrite import rewrite
 from phnnify.weights import load_weights
 
@@ -27,26 +31,44 @@ def rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:
         PlanError: the plan is damaged.
     """
     plan = parse_plan(content.metadata[METADATA_KEY])
-    tensors = content.tensors
-    factors = {}
-    for name, order in plan.conversions.items():
-        prefix = "" if name == "weight" and "A" in tensors else f"{name}."
-        try:
-            present = "ASUV" if order.rank else "AS"
-            factors[name] = Factors(*(tensors[f"{prefix}{factor}"] for factor in present))
-        except KeyError as error:
-            raise FileError(f"{source} is damaged: its plan converts {name}, but it has no {error}") from None
-        if not _have_order(factors[name], order):
-            raise FileError(f"{source} is damaged: the factors of {name} are not those of its plan")
+    factors = factors_of(plan, content.tensors, source)
     try:
-        converted = rewrite(model, factors)
+        converted = rewrite(model, factors, plan.algebras)
     except (ValueError, PlanError) as error:
         raise ModelError(
             f"{source} does not fit {type(model).__name__}: {error}",
             hint="give a network of the class that was converted",
         ) from None
-    load_weights(converted, tensors, source)
+    load_weights(converted, content.tensors, source)
     return converted
+
+
+def factors_of(plan: Plan, tensors: Mapping[str, Any], source: str) -> dict[str, Factors]:
+    """The factors of each converted weight, by its name.
+
+    Args:
+        plan: How the network was converted.
+        tensors: What its file holds, by name.
+        source: What to call it in messages.
+
+    Raises:
+        FileError: the tensors are not those of the plan.
+    """
+    factors = {}
+    groups = {name: names for names in sharing(plan).values() for name in names}
+    for name, order in plan.conversions.items():
+        prefix = "" if name == "weight" and "S" in tensors else f"{name}."
+        own = f"{prefix}A"  # a shared algebra is written once, under the name of any that has it
+        written = [own, *(f"{other}.A" for other in groups.get(name, ()))]
+        keys = [next((key for key in written if key in tensors), own)]
+        keys += [f"{prefix}{factor}" for factor in ("SUV" if order.rank else "S")]
+        try:
+            factors[name] = Factors(*(tensors[key] for key in keys))
+        except KeyError as error:
+            raise FileError(f"{source} is damaged: its plan converts {name}, but it has no {error}") from None
+        if not _have_order(factors[name], order):
+            raise FileError(f"{source} is damaged: the factors of {name} are not those of its plan")
+    return factors
 
 
 def _have_order(factors: Factors, order: Order) -> bool:

@@ -4,7 +4,7 @@ The original is untouched. The new network is a deep copy made with a memo in wh
 already has its PHM layer as its copy: so every reference to it, registered or not, once or many times, finds
 the PHM layer; ties between other parameters stay ties; and the class stays the user's. Modules that hide
 chosen weights are opened first (`opened`); all others stay what they are. Layers that share a weight share
-its factors.
+its factors; layers with weights of their own may share an algebra.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from phnnify.algebra import Factors
+from phnnify.algebras import LEARNED, SHARED
 from phnnify.errors import PlanError
 from phnnify.layers import PHMLayer, PHMLinear
 from phnnify.measure import copied, owners, submodule
@@ -36,12 +38,16 @@ def dense_weights(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     return weights
 
 
-def rewrite(model: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
+def rewrite(
+    model: nn.Module, factors: Mapping[str, Factors], algebras: Mapping[str, str] | None = None
+) -> nn.Module:
     """The network with PHM layers in place of the named sites.
 
     Args:
         model: The original.
         factors: By name of the site.
+        algebras: As in a plan, by name of the site: 'learned' (the default), 'shared', or that of a fixed
+            one. The factors hold their values, equal ones where they are shared.
 
     Raises:
         PlanError: there is no dense layer of that name.
@@ -49,6 +55,7 @@ def rewrite(model: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
     """
     model = open_modules(model, factors)
     memo: dict[int, Any] = {}
+    shared: dict[torch.Size, Tensor] = {}
     for name, pair in factors.items():
         _dense_layer(model, name)
         twins = []
@@ -57,6 +64,7 @@ def rewrite(model: nn.Module, factors: Mapping[str, Factors]) -> nn.Module:
             twins.append(_replacement(layer, dense, pair, memo))
             memo[id(dense)] = twins[-1]
         _tie_(twins)
+        _set_algebra_(twins, (algebras or {}).get(name, LEARNED), shared)
     replaced: nn.Module | None = memo.get(id(model))  # the network may itself be one dense layer
     return copied(model, memo) if replaced is None else replaced
 
@@ -78,6 +86,14 @@ def _tie_(layers: list[PHMLayer]) -> None:
     first = next((layer for layer in layers if isinstance(layer, PHMLinear)), layers[0])
     for layer in layers:
         layer.A, layer.S, layer.U, layer.V = first.A, first.S, first.U, first.V
+
+
+def _set_algebra_(layers: list[PHMLayer], algebra: str, shared: dict[torch.Size, Tensor]) -> None:
+    for layer in layers:
+        if algebra == SHARED:
+            layer.A = shared.setdefault(layer.A.shape, layer.A)
+        elif algebra != LEARNED:
+            layer.fix_algebra()
 
 
 def _replacement(layer: type[PHMLayer], dense: nn.Module, factors: Factors, memo: dict[int, Any]) -> PHMLayer:

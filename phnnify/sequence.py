@@ -110,7 +110,7 @@ def _fit_shared_(
     for name, (weight, problem) in shared_problems(teacher, shared_names(teacher, fits), batches).items():
         layer = submodule(student, name)
         if isinstance(layer, PHMLayer):
-            found[name] = fit_to_problem(weight, fits[name].factors, problem)
+            found[name] = fit_to_problem(weight, fits[name].factors, problem, given=fits[name].given)
             layer.set_factors(found[name].factors)
     return found
 
@@ -146,7 +146,7 @@ def _fit_layer_(
     weight = layer.orient(dense.get_parameter("weight").detach())
     wide = statistics.D is None
     measure = partial(measured_error, dense, pairs, centered=statistics.centered) if wide else None
-    fit = fit_to_data(weight, start.factors, statistics, measure)
+    fit = fit_to_data(weight, start.factors, statistics, measure, given=start.given)
     layer.set_factors(fit.factors)
     if layer.bias is not None:
         shift = statistics.shift(compose(*fit.factors.to(torch.float64)).flatten(1))

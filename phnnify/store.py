@@ -22,6 +22,7 @@ from phnnify.archive import Content, is_program, read_content
 from phnnify.errors import FileError, UsageError
 from phnnify.files import check_target, is_folder, replacing, replacing_folder
 from phnnify.folders import METADATA_KEY
+from phnnify.given import shown_algebras
 from phnnify.inputs import Inputs, InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
@@ -227,10 +228,12 @@ def plan_of(model: nn.Module) -> Plan:
         if isinstance(module, PHMLayer) and id(module.S) not in seen:
             layers[name or "weight"] = module
             seen.add(id(module.S))
+    algebras, own = shown_algebras(layers)
     decisions = tuple(
-        Decision(name, m.twin.__name__, tuple(m.dense_shape), order=m.order) for name, m in layers.items()
+        Decision(name, m.twin.__name__, tuple(m.dense_shape), order=m.order, algebra=algebras[name])
+        for name, m in layers.items()
     )
-    return Plan(max((d.order.terms for d in decisions if d.order), default=1), decisions)
+    return Plan(max((d.order.terms for d in decisions if d.order), default=1), decisions, own)
 
 
 def _save_tensors(model: nn.Module, path: Path, plan: Plan) -> None:

@@ -353,3 +353,57 @@ def test_factors_of_a_low_rank_term_are_balanced(order: Order) -> None:
 def test_more_rank_than_the_smaller_side_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 5 does not fit a weight of shape"):
         factorize(torch.randn(4, 9), Order.low_rank(5))
+
+
+@many
+@given(st.integers(0, 2**31), st.sampled_from([(), (3,)]))
+def test_a_projection_is_the_least_squares_solution(seed: int, kernel: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(6, 8, *kernel, dtype=torch.float64, generator=draw)
+    A = torch.randn(3, 2, 4, dtype=torch.float64, generator=draw)
+    found = algebra.project(weight, A)
+    assert torch.equal(found.A, A)
+    columns = [torch.kron(a, torch.eye(6, dtype=torch.float64).view(6, 3, 2)[i]) for a in A for i in range(6)]
+    design = np.stack([column.flatten().numpy() for column in columns], 1)
+    wanted = np.linalg.lstsq(design, weight.reshape(48, -1).numpy(), rcond=None)[0]
+    np.testing.assert_allclose(found.S.reshape(18, -1), wanted, atol=1e-9)
+
+
+def test_a_projection_onto_the_algebra_of_the_closed_form_is_the_closed_form() -> None:
+    weight = torch.randn(12, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    wanted = factorize(weight, Order(4, 4, 4))
+    torch.testing.assert_close(compose(*algebra.project(weight, wanted.A)), compose(*wanted))
+
+
+def test_the_common_algebra_of_one_weight_is_its_own() -> None:
+    weight = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    A = algebra.common_algebra([weight], Order(4, 4, 3))
+    assert A.dtype == weight.dtype
+    found, wanted = algebra.project(weight, A), factorize(weight, Order(4, 4, 3))
+    torch.testing.assert_close(compose(*found), compose(*wanted))
+    torch.testing.assert_close(found.A.square().mean(), found.S.square().mean())
+
+
+def test_weights_with_one_algebra_are_found_exactly_together_however_large_they_are() -> None:
+    draw = torch.Generator().manual_seed(0)
+    A = torch.randn(3, 4, 4, dtype=torch.float64, generator=draw)
+    sizes = {1e-6: (2, 3), 1.0: (1, 5), 1e6: (4, 2)}
+    weights = [
+        compose(A, c * torch.randn(3, *s, dtype=torch.float64, generator=draw)) for c, s in sizes.items()
+    ]
+    found = algebra.common_algebra(weights, Order(4, 4, 3))
+    for weight in weights:
+        assert relative_error(weight, compose(*algebra.project(weight, found))) < 1e-7
+
+
+def test_zero_weights_have_a_common_algebra_that_can_learn() -> None:
+    A = algebra.common_algebra([torch.zeros(8, 8)], Order(2, 2, 2))
+    assert A.isfinite().all()
+    assert torch.linalg.matrix_rank(A.flatten(1)) == 2
+
+
+def test_projections_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        algebra.project(torch.ones(4, 4), torch.ones(1, 3, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        algebra.common_algebra([torch.full((4, 4), torch.nan)], Order(2, 2, 2))

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from phnnify.algebra import Factors, Order, compose, factorize
-from phnnify.alternate import Problem, low_rank_losses, nearest, solve_algebra, solve_filters
+from phnnify.alternate import (
+    Problem,
+    low_rank_losses,
+    nearest,
+    nearest_filters,
+    solve_algebra,
+    solve_filters,
+)
 from phnnify.calibrate import Statistics
 
 
@@ -196,3 +203,22 @@ def test_a_diagonal_covariance_is_solved_as_the_matrix_that_it_is(order: Order) 
         wanted, least = nearest(wide, order, rounds)
         assert loss == pytest.approx(least, rel=1e-5)
         torch.testing.assert_close(compose(*found), compose(*wanted), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_the_nearest_filters_are_a_stationary_point_and_have_the_weights_shape(diagonal: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 8 * 3, dtype=torch.float64, generator=draw)
+    W = torch.randn(6, 8, 3, dtype=torch.float64, generator=draw)
+    C = x.t() @ x / 200
+    C = C.diagonal().clone() if diagonal else C
+    flat = W.flatten(1)
+    product = flat * C if diagonal else flat @ C
+    problem = Problem(C, product.t(), float((product * flat).sum()), (8, 3))
+    A = torch.randn(3, 2, 4, dtype=torch.float64, generator=draw)
+    S = nearest_filters(problem, A).requires_grad_()
+    assert S.shape == (3, 3, 2, 3)
+    W_hat = compose(A, S).flatten(1)
+    loss = (problem.times(W_hat) * W_hat).sum() - 2 * (W_hat * problem.D.t()).sum()
+    (gradient,) = torch.autograd.grad(loss, S)
+    torch.testing.assert_close(gradient, torch.zeros_like(S), atol=1e-7, rtol=0)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import safetensors.torch
@@ -18,6 +19,7 @@ from torch import nn
 
 import phnnify
 from phnnify import cli, pipeline, references, render
+from phnnify.algebras import named_algebra
 from phnnify.plan import parse_plan
 from tests.networks import ARCH, Branches, Outcome, Small, command, same_tensors, sequence, small
 
@@ -551,8 +553,8 @@ STAGES = (
     "phnnify.store.load_weights",
     "phnnify.pipeline.trace",
     "phnnify.pipeline.make_plan",
-    "phnnify.pipeline.fit_weights",
-    "phnnify.pipeline.rewrite",
+    "phnnify.conversion.fit_weights",
+    "phnnify.conversion.rewrite",
     "phnnify.pipeline.make_report",
 )
 
@@ -928,3 +930,77 @@ def test_a_low_rank_share_is_reported_and_exported() -> None:
     converted = [layer for layer in report["layers"] if layer["status"] == "converted"]
     assert any(layer["rank"] for layer in converted)
     assert report["onnx"]["max_rel_diff"] < 1e-4
+
+
+# algebras and fresh networks
+
+
+def test_a_fresh_network_is_written_under_a_name_of_its_own_and_comes_back() -> None:
+    outcome = done(convert("--init", "fresh", "--seed", 5))
+    assert here() == {"net-n2-fresh.safetensors"}
+    assert "Nothing was fitted" in outcome.out
+    expected = phnnify.convert(small(), 2, init="fresh", seed=5).model
+    back: Any = phnnify.load("net-n2-fresh.safetensors", model=Small())
+    assert same_tensors(back.state_dict(), expected.state_dict())
+
+
+@pytest.mark.parametrize("more", [(), ("--init", "fresh"), ("--data", "x.npz")], ids=["fit", "fresh", "data"])
+def test_a_fixed_algebra_says_n_and_names_the_file(more: tuple[str, ...]) -> None:
+    np.savez("x.npz", x=np.random.default_rng(0).standard_normal((64, 16), dtype=np.float32))
+    outcome = done(command("convert", "net.pt", "--arch", ARCH, "--algebra", "quaternion", *more, "--json"))
+    report = json.loads(outcome.out)
+    assert report["n"] == 4
+    assert [(layer["algebra"], layer["order"]) for layer in report["layers"]] == [("quaternion", [4, 4])] * 2
+    name = "net-quaternion-fresh" if "fresh" in more else "net-quaternion"
+    back: Any = phnnify.load(f"{name}.safetensors", model=Small())
+    assert report["params"]["after"] == sum(parameter.numel() for parameter in back.parameters())
+    assert torch.equal(back.hidden.A, named_algebra("quaternion").A(torch.float32))
+
+
+def test_an_algebra_of_ones_own_comes_from_a_file_and_goes_into_the_plan() -> None:
+    Path("dual.json").write_text("[[[1, 0], [0, 1]], [[0, 0], [1, 0]]]")
+    done(convert("--algebra", "dual.json"))
+    done(command("inspect", "net.pt", "--arch", ARCH, "--algebra", "dual.json", "--plan", "p.toml"))
+    assert 'algebra = "dual"' in Path("p.toml").read_text()
+    Path("dual.json").unlink()
+    done(convert("--plan", "p.toml", "-o", "planned.safetensors"))
+    one, other = (phnnify.load(f"{name}.safetensors", model=Small()) for name in ("net-dual", "planned"))
+    assert same_tensors(one.state_dict(), other.state_dict())
+
+
+def test_a_shared_algebra_is_counted_once_and_survives_distillation() -> None:
+    np.savez("x.npz", x=np.random.default_rng(0).standard_normal((64, 16), dtype=np.float32))
+    arguments = ("--share-algebra", "--data", "x.npz", "--distill", "--steps", 3, "--rate", 1e-2, "--json")
+    report = json.loads(done(convert(*arguments)).out)
+    back: Any = phnnify.load("net-n2.safetensors", model=Small())
+    assert [layer["algebra"] for layer in report["layers"]] == ["shared"] * 2
+    assert report["params"]["after"] == sum(parameter.numel() for parameter in back.parameters())
+    before: Any = phnnify.convert(small(), 2, share_algebra=True, data="x.npz").model
+    assert back.hidden.A is back.head.A
+    assert not torch.equal(back.hidden.A, before.hidden.A)
+
+
+def test_a_fixed_algebra_survives_distillation() -> None:
+    np.savez("x.npz", x=np.random.default_rng(0).standard_normal((64, 16), dtype=np.float32))
+    arguments = ("--data", "x.npz", "--distill", "--steps", 3, "--rate", 1e-2)
+    done(command("convert", "net.pt", "--arch", ARCH, "--algebra", "quaternion", *arguments))
+    back: Any = phnnify.load("net-quaternion.safetensors", model=Small())
+    before: Any = phnnify.convert(small(), algebra="quaternion", data="x.npz").model
+    assert torch.equal(back.hidden.A, named_algebra("quaternion").A(torch.float32))
+    assert not torch.equal(back.hidden.S, before.hidden.S)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--init", "fresh", "--data", "x.npz"), "--data has no meaning with --init fresh"),
+        (("--init", "warm"), "--init 'warm' is neither fit nor fresh"),
+        (("--algebra", "quaternion"), "quaternion algebra has dimension 4, not 2"),
+        (("--algebra", "hyper"), "'hyper' is no algebra"),
+        (("--algebra", "complex", "--share-algebra"), "--share-algebra has no meaning with --algebra"),
+        (("--algebra", "complex", "--low-rank", "0.5"), "--low-rank 0.5 has no meaning"),
+    ],
+)
+def test_algebras_that_cannot_mean_anything_are_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
+    failed(convert(*arguments), 2, message)
+    assert here() == set()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from phnnify.algebra import Factors, Order, compose, factorize
+from phnnify.algebras import named_algebra
 from phnnify.calibrate import Statistics, gather
 from phnnify.errors import ModelError
 from phnnify.fit import fit_to_data, fit_weights
@@ -114,3 +115,19 @@ def test_the_result_is_balanced_and_in_the_weights_dtype() -> None:
     assert fit.factors.A.dtype == fit.factors.S.dtype == torch.bfloat16
     a, s = (f.float().square().flatten(1).mean(1) for f in fit.factors[:2])
     torch.testing.assert_close(a, s, rtol=0.02, atol=0)
+
+
+def test_a_fit_with_a_given_algebra_keeps_it_and_is_never_worse_than_the_projection() -> None:
+    weight, x, statistics = problem(1, Order(4, 4, 4), 3, 4, 200)
+    A = named_algebra("quaternion").A()
+    start = fit_weights({"a": weight}, {"a": Order(4, 4, 4)}, given={"a": A})["a"]
+    assert start.given
+    fit = fit_to_data(weight, start.factors, statistics, given=True)
+    assert torch.equal(fit.factors.A, A)
+    assert fit.output_error is not None
+    assert fit.closed_form_error is not None
+    assert fit.output_error < fit.closed_form_error
+    assert fit.weight_error > start.weight_error
+    wanted = x @ weight.t()
+    lost = (wanted - x @ compose(*fit.factors).t()).norm() / wanted.norm()
+    assert fit.output_error == pytest.approx(float(lost), rel=1e-4)

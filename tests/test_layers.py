@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from phnnify import algebra
 from phnnify.algebra import Factors, Order
+from phnnify.algebras import named_algebra
 from phnnify.layers import PHMConv2d, PHMConvTranspose2d, PHMEmbedding, PHMLayer, PHMLinear
+from phnnify.layers.base import fresh_
 from phnnify.products import filters_first
 from tests.layer_cases import CASES, COMPOSED, FACTORED, kron_weight
 
@@ -570,3 +573,100 @@ def test_a_layer_that_learns_from_many_rows_goes_through_its_weight_with_the_sam
     torch.testing.assert_close(*results)
     layer.eval()(x)
     assert len(composing) == 1
+
+
+def quaternion_product(layer: nn.Module, x: Tensor, filters: Tensor) -> Tensor:
+    """Hamilton's product of filters and inputs, component by component (Parcollet et al. 2019, eq. 8)."""
+    r, i, j, k = filters
+    xr, xi, xj, xk = x.chunk(4, 1)
+    if isinstance(layer, PHMConv2d):
+        fields = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
+
+        def times(w: Tensor, x: Tensor) -> Tensor:
+            return F.conv2d(x, w, **fields)
+    else:
+
+        def times(w: Tensor, x: Tensor) -> Tensor:
+            return F.linear(x, w)
+
+    return torch.cat(
+        [
+            times(r, xr) - times(i, xi) - times(j, xj) - times(k, xk),
+            times(i, xr) + times(r, xi) - times(k, xj) + times(j, xk),
+            times(j, xr) + times(k, xi) + times(r, xj) - times(i, xk),
+            times(k, xr) - times(j, xi) + times(i, xj) + times(r, xk),
+        ],
+        1,
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["linear", "conv2d", "conv2d, pointwise"])
+def test_a_quaternion_layer_is_hamiltons_product(name: str, training: bool) -> None:
+    layer = CASES[name].make(algebra="quaternion", dtype=torch.float64).train(training)
+    x = CASES[name].input(torch.float64)
+    assert layer.bias is not None
+    wanted = quaternion_product(layer, x, layer.S) + layer.bias.view(-1, *[1] * (x.dim() - 2))
+    torch.testing.assert_close(layer(x), wanted)
+
+
+def test_a_complex_layer_is_trabelsis() -> None:
+    layer = PHMLinear(6, 4, bias=False, n=2, algebra="complex", dtype=torch.float64)
+    z = torch.randn(5, 3, dtype=torch.complex128)
+    W = torch.complex(*layer.S.detach())
+    y = layer(torch.cat([z.real, z.imag], 1))
+    torch.testing.assert_close(torch.complex(*y.chunk(2, 1)), z @ W.t())
+
+
+def test_a_fixed_algebra_is_saved_but_neither_trained_nor_counted() -> None:
+    layer = PHMConv2d(8, 8, 3, n=4, algebra="quaternion", bias=False)
+    A = named_algebra("quaternion").A(torch.float32)
+    assert [name for name, _ in layer.named_parameters()] == ["S"]
+    assert set(layer.state_dict()) == {"A", "S"}
+    layer(torch.randn(2, 8, 5, 5)).sum().backward()
+    torch.optim.SGD(layer.requires_grad_().parameters(), lr=1.0).step()
+    for same in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), layer.double()):
+        assert same.has_fixed_algebra
+        assert torch.equal(same.A, A.to(same.S.dtype))
+    assert layer.A.dtype == torch.float64
+
+
+def test_fresh_factors_of_a_fixed_algebra_leave_it_alone() -> None:
+    torch.manual_seed(0)
+    layer = PHMLinear(64, 64, n=Order(4, 4, 4, 3), algebra="quaternion")
+    layer.reset_parameters()
+    assert torch.equal(layer.A, named_algebra("quaternion").A(torch.float32))
+    assert float(layer.weight.detach().square().mean()) == pytest.approx(1 / (3 * 64), rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_factors_can_be_drawn_to_vanish(rank: int) -> None:
+    layer = PHMLinear(8, 8, n=Order(4, 4, 4, rank))
+    with torch.no_grad():
+        fresh_(layer.factors, 0.0)
+    assert not layer.weight.any()
+    layer(torch.randn(3, 8)).sum().backward()
+    assert layer.S.grad is not None
+    assert layer.S.grad.any()  # training can still move it
+
+
+def test_a_fixed_algebra_must_fit_and_stays() -> None:
+    layer = PHMLinear(8, 8, n=4, algebra="quaternion")
+    with pytest.raises(ValueError, match="another algebra than the one that is fixed"):
+        layer.set_factors(Factors(2 * layer.A, layer.S))
+    layer.set_factors(Factors(layer.A, 2 * layer.S))
+    with pytest.raises(ValueError, match="quaternion algebra has dimension 4, not 2"):
+        PHMLinear(8, 8, n=2, algebra="quaternion")
+    with pytest.raises(ValueError, match=r"an algebra \(4, 4, 4\); needed \(4, 4, 3\)"):
+        PHMLinear(9, 16, n=Order(4, 3, 4), algebra="quaternion")
+
+
+def test_a_composed_weight_is_kept_with_a_fixed_algebra_too(composing: list[None]) -> None:
+    layer = PHMConv2d(8, 8, 3, n=4, algebra="quaternion").eval()
+    x = torch.randn(1, 8, 5, 5)
+    first = layer(x)
+    assert torch.equal(layer(x), first)
+    assert len(composing) == 1
+    with torch.no_grad():
+        layer.S.mul_(2)
+    assert not torch.equal(layer(x), first)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.algebra import Order
-from phnnify.layers import PHMLayer
+from phnnify.layers import PHMLayer, PHMLinear
 from phnnify.optimize import Average, balance_, find_rate, load_state_, make_optimizer, state_of
 from phnnify.recipe import Recipe
 from tests.networks import Tied, same_tensors, small
@@ -130,3 +130,21 @@ def test_finding_a_rate_changes_nothing() -> None:
     find_rate(model, Recipe(), quadratic(1.0))
     assert same_tensors(model.state_dict(), before)
     assert model.weight.grad is None
+
+
+def test_balancing_leaves_algebras_that_are_fixed_or_shared() -> None:
+    fixed, one, other = PHMLinear(8, 8, n=4, algebra="quaternion"), PHMLinear(8, 8, n=2), PHMLinear(8, 8, n=2)
+    other.A = one.A
+    tied = PHMLinear(8, 8, n=2)
+    tied.A, tied.S = PHMLinear(8, 8, n=2).A, nn.Parameter(torch.randn(2, 4, 4) * 9)
+    twin = PHMLinear(8, 8, n=2)
+    twin.A, twin.S = tied.A, tied.S
+    model = nn.ModuleList([fixed, one, other, tied, twin])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = tied.weight.detach()
+    balance_(model)
+    after = model.state_dict()
+    for name in ("0.A", "0.S", "1.A", "1.S", "2.S"):
+        assert torch.equal(after[name], before[name])
+    assert not torch.equal(after["3.S"], before["3.S"])
+    torch.testing.assert_close(twin.weight.detach(), wanted)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from phnnify.algebra import Order
+from phnnify.algebras import Algebra, named_algebra
 from phnnify.errors import PlanError, UsageError
 from phnnify.plan import (
     WORTH_ITS_SIZE,
@@ -97,11 +98,22 @@ decisions = st.builds(
     kind=st.sampled_from(["Linear", "Conv2d"]),
     shape=st.lists(st.integers(1, 4096), min_size=2, max_size=4).map(tuple),
     order=st.builds(Order, st.integers(1, 8), st.integers(1, 8), st.just(1)),
+    algebra=st.sampled_from(["learned", "shared"]),
+) | st.builds(
+    Decision,
+    name=names,
+    kind=st.just("Linear"),
+    shape=st.just((8, 8)),
+    order=st.just(Order(2, 2, 2)),
+    algebra=st.sampled_from(["complex", "cyclic", "mine"]),
 ) | st.builds(
     Decision, name=names, kind=st.just("Embedding"), shape=st.just((2, 3)), reason=names
 )  # fmt: skip
 plans = st.builds(
-    Plan, st.integers(2, 16), st.lists(decisions, max_size=5, unique_by=lambda d: d.name).map(tuple)
+    Plan,
+    st.integers(2, 16),
+    st.lists(decisions, max_size=5, unique_by=lambda d: d.name).map(tuple),
+    st.just((Algebra.of("mine", [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]]]),)),
 )
 
 
@@ -223,3 +235,72 @@ def test_orders_are_replaced_and_weights_kept_as_worth_their_size() -> None:
     assert with_orders(plan, {"head": None}).decisions[0].reason == WORTH_ITS_SIZE
     kept = Plan(4, (Decision("head", "Linear", (12, 64), reason="excluded by the user"),))
     assert with_orders(kept, {"head": Order.low_rank(2)}) == kept
+
+
+def algebra_plan(**algebras: str) -> Plan:
+    two = Order(2, 2, 2)
+    return Plan(2, tuple(Decision(name, "Linear", (8, 8), two, algebra=a) for name, a in algebras.items()))
+
+
+def test_a_fixed_algebra_counts_nowhere_and_a_shared_one_once() -> None:
+    plan = algebra_plan(own="learned", first="shared", second="shared", fixed="complex")
+    found = plan.sizes(dict.fromkeys(plan.conversions, (8, 8)))
+    assert found == {"own": 8 + 32, "first": 8 + 32, "second": 32, "fixed": 32}
+
+
+def test_a_plan_whose_algebra_does_not_fit_is_refused() -> None:
+    with pytest.raises(
+        PlanError, match="the plan's algebra for a: the quaternion algebra has dimension 4, not 2"
+    ):
+        algebra_plan(a="quaternion")
+    with pytest.raises(PlanError, match="no algebra 'mine'"):
+        algebra_plan(a="mine")
+    uneven = Decision("a", "Linear", (8, 9), Order(2, 3, 2), algebra="complex")
+    with pytest.raises(
+        PlanError, match=r"needs order \(2, 2\) with 2 terms, and order \(2, 3\) with 2 terms"
+    ):
+        Plan(2, (uneven,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"algebra": 4}, "algebra must be text"),
+        ({"algebra": "octonion"}, "octonion algebra has dimension 8, not 2"),
+    ],
+)
+def test_an_entry_with_no_such_algebra_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        parse_plan(document(**change))
+
+
+@pytest.mark.parametrize("constants", [[1], {"mine": [[[1.0], [2.0]]]}, {"real": [[[1.0]]]}, {"a": "text"}])
+def test_constants_that_are_no_algebras_are_refused(constants: object) -> None:
+    with pytest.raises(PlanError, match="constants"):
+        parse_plan(json.dumps({"version": 1, "n": 2, "layers": [], "constants": constants}))
+
+
+def outcomes(model: nn.Module, **options: object) -> list[tuple[str, str | None]]:
+    return [(d.algebra if d.order else "kept", d.reason) for d in planned(model, **options).values()]
+
+
+def test_a_fixed_algebra_needs_both_sides_and_says_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3))
+    reason = "the quaternion algebra needs sides that 4 divides, not 16 and 3"
+    found = outcomes(model, n=4, algebra=named_algebra("quaternion"))
+    assert found == [("kept", reason), ("quaternion", None)]
+
+
+def test_the_real_algebra_converts_everything_and_saves_nothing() -> None:
+    assert outcomes(nn.Linear(3, 5), n=1, algebra=named_algebra("real")) == [("real", None)]
+
+
+def test_a_fixed_algebra_pays_where_a_learned_one_does_not() -> None:
+    (kept,) = outcomes(nn.Linear(4, 4), n=4)
+    assert kept == ("kept", "no saving: 68 numbers in place of 16")
+    assert outcomes(nn.Linear(4, 4), n=4, algebra=named_algebra("quaternion")) == [("quaternion", None)]
+
+
+def test_the_dimension_of_a_fixed_algebra_is_n() -> None:
+    with pytest.raises(UsageError, match="n is 2; the quaternion algebra has dimension 4"):
+        PlanOptions(n=2, algebra=named_algebra("quaternion"))

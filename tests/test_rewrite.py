@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from phnnify.algebra import Factors, Order, factorize
+from phnnify.algebra import Factors, Order, factorize, project
+from phnnify.algebras import named_algebra
 from phnnify.errors import ModelError, PlanError
 from phnnify.layers import PHMConv2d, PHMEmbedding, PHMLayer, PHMLinear
+from phnnify.measure import parameter_count
 from phnnify.rewrite import dense_weights, rewrite
 from tests.graph_networks import Locked, Plain, Tied, Twice
 
@@ -159,3 +163,36 @@ def test_a_network_that_cannot_be_copied_is_refused() -> None:
     model = Locked()
     with pytest.raises(ModelError, match="cannot be copied"):
         rewrite(model, exact(model, "layer"))
+
+
+def test_layers_share_one_algebra_of_each_order_and_copies_do_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 12), nn.Linear(12, 9))
+    orders = {"0": Order(2, 2, 2), "1": Order(2, 2, 2), "2": Order(3, 2, 2)}
+    A = torch.randn(2, 2, 2)
+    weights = dense_weights(model, orders)
+    factors = {name: project(weights[name], A) for name in "01"} | {"2": factorize(weights["2"], orders["2"])}
+    converted = rewrite(model, factors, dict.fromkeys(orders, "shared"))
+    for network in (
+        converted,
+        copy.deepcopy(converted),
+        pickle.loads(pickle.dumps(converted)),
+        converted.double(),
+    ):
+        first, second, third = (module for module in network.modules() if isinstance(module, PHMLayer))
+        assert first.A is second.A
+        assert third.A is not first.A
+        assert isinstance(first.A, nn.Parameter)
+    assert parameter_count(converted) == 8 + 32 + 48 + 12 + 36 + 8 + 12 + 9
+
+
+def test_a_fixed_algebra_becomes_one() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    A = named_algebra("quaternion").A()
+    factors = {name: project(weight, A) for name, weight in dense_weights(model, "01").items()}
+    converted = rewrite(model, factors, {"1": "quaternion"})
+    assert [layer.has_fixed_algebra for layer in converted.modules() if isinstance(layer, PHMLayer)] == [
+        False,
+        True,
+    ]

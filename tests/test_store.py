@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.algebra import Order
+from phnnify.algebras import Algebra
 from phnnify.errors import FileError, ModelError, PhnnifyError, PlanError, UntrustedError, UsageError
 from phnnify.folders import METADATA_KEY
+from phnnify.layers import PHMLayer
+from phnnify.measure import parameter_count
 from phnnify.pipeline import Result, convert
 from phnnify.store import ENDINGS, Source, load, plan_of, read_any, read_network, save
 from tests.networks import ARCH, Branches, Small, Tied, same_tensors, sequence, small
@@ -599,3 +602,46 @@ def test_read_any_of_weights_needs_arch(saved: Path) -> None:
 @pytest.mark.parametrize(("form", "ending"), [("weights", ".safetensors"), ("module", ".pt"), ("folder", "")])
 def test_like_in_like_out(form: str, ending: str) -> None:
     assert Source(nn.Identity(), form).ending == ending
+
+
+DUAL = Algebra.of("dual", [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]]])
+
+
+@pytest.mark.parametrize("with_plan", [True, False])
+@pytest.mark.parametrize("algebra", ["complex", DUAL, "shared"], ids=["complex", "own", "shared"])
+def test_given_algebras_come_back_as_they_were(
+    algebra: str | Algebra, with_plan: bool, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"share_algebra": True} if algebra == "shared" else {"algebra": algebra}
+    result = convert(small(), 2, **how)
+    save(result.model, tmp_path / "net.safetensors", result.plan if with_plan else None)
+    back = load(tmp_path / "net.safetensors", Small())
+    assert same_tensors(result.model.state_dict(), back.state_dict())
+    hidden, head = (layer for layer in back.modules() if isinstance(layer, PHMLayer))
+    assert (hidden.A is head.A) == (algebra == "shared")
+    assert hidden.has_fixed_algebra == head.has_fixed_algebra == (algebra != "shared")
+    assert parameter_count(back) == parameter_count(result.model) == result.report.params.after
+    save(back, tmp_path / "again.safetensors", result.plan if with_plan else None)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
+
+
+def test_a_shared_algebra_is_found_under_the_first_name_of_the_file_not_of_the_plan(tmp_path: Path) -> None:
+    class Backwards(nn.Module):
+        """Runs its layers in another order than it has them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.first = nn.Linear(16, 8), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.first(x))
+            return out
+
+    result = convert(Backwards(), 2, share_algebra=True)
+    assert list(result.plan.conversions) == ["first", "last"]
+    save(result.model, tmp_path / "net.safetensors", result.plan)
+    with safetensors.safe_open(tmp_path / "net.safetensors", "pt") as file:
+        assert [name for name in file.keys() if name.endswith("A")] == ["last.A"]  # noqa: SIM118
+    assert same_tensors(
+        result.model.state_dict(), load(tmp_path / "net.safetensors", Backwards()).state_dict()
+    )

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from phnnify.cli import options
-from phnnify.cli.reading import read_data_options, read_plan, read_recipe, read_source, refuse_without
+from phnnify.cli.reading import (
+    form_label,
+    read_data_options,
+    read_plan,
+    read_recipe,
+    read_source,
+    refuse_without,
+)
 from phnnify.cli.writing import (
     at_work,
     check_targets,
@@ -29,7 +36,8 @@ Output = Annotated[
         metavar="FILE",
         help="The converted model: .safetensors (weights and plan), .pt (pickled module), .pt2 (a program "
         "for plain torch), or a name without an ending for a Hugging Face folder. "
-        "By default MODEL-nN (MODEL-small with --budget or --max-drop) beside you, in MODEL's form.",
+        "By default MODEL-nN (MODEL-small with --budget or --max-drop, MODEL-quaternion with such an "
+        "--algebra) beside you, in MODEL's form.",
     ),
 ]
 Onnx = Annotated[
@@ -56,7 +64,7 @@ Distilling = Annotated[
 def convert(
     context: typer.Context,
     model: options.ModelPath,
-    n: options.N = 4,
+    n: options.N = None,
     output: Output = None,
     arch: options.Arch = None,
     trust: options.Trust = False,
@@ -72,10 +80,13 @@ def convert(
     include: options.Include = None,
     low_rank: options.LowRank = None,
     embeddings: options.Embeddings = False,
+    algebra: options.AlgebraName = None,
+    share_algebra: options.ShareAlgebra = False,
+    init: options.Init = "fit",
     budget: options.Budget = None,
     max_drop: MaxDrop = None,
     exclude: options.Exclude = None,
-    min_share: options.MinShare = 0.5,
+    min_share: options.MinShare = None,
     plan: PlanFile = None,
     distilling: Distilling = False,
     steps: options.Steps = None,
@@ -126,7 +137,7 @@ def convert(
         specs = specs or source.inputs
         if onnx and not (specs or data):
             raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
-        label = "small" if budget or max_drop else f"n{followed.n if followed else n}"
+        label = "small" if budget or max_drop else form_label(n, followed, algebra, init)
         target = output or store.name_beside(model, label, source.ending)
         store.check_ending(target, source.model)
         if target.suffix == store.PROGRAM and not (specs or data):
@@ -134,7 +145,8 @@ def convert(
         check_targets(model, others, [], output=target)
         result = pipeline.convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
-            min_share=min_share / 100, low_rank=low_rank, embeddings=embeddings, budget=budget,
+            min_share=None if min_share is None else min_share / 100, low_rank=low_rank,
+            embeddings=embeddings, algebra=algebra, share_algebra=share_algebra, init=init, budget=budget,
             max_drop=max_drop, plan=followed,
             data=data, samples=samples, eval_data=evaluation, data_options=data_options, distill=recipe,
             files=run_files(target, resume, log) if distilling else None,

@@ -18,12 +18,15 @@ PlanFile = Annotated[
 
 def inspect(
     model: options.ModelPath,
-    n: options.N = 4,
+    n: options.N = None,
     arch: options.Arch = None,
     trust: options.Trust = False,
     inputs: options.InputSpecs = None,
     low_rank: options.LowRank = None,
     embeddings: options.Embeddings = False,
+    algebra: options.AlgebraName = None,
+    share_algebra: options.ShareAlgebra = False,
+    init: options.Init = "fit",
     budget: options.Budget = None,
     data: options.Data = None,
     samples: options.Samples = 512,
@@ -32,7 +35,7 @@ def inspect(
     std: options.Std = "",
     include: options.Include = None,
     exclude: options.Exclude = None,
-    min_share: options.MinShare = 0.5,
+    min_share: options.MinShare = None,
     plan: PlanFile = None,
     report: options.Reports = None,
     seed: options.Seed = 0,
@@ -55,7 +58,8 @@ def inspect(
         source = read_source(model, arch, trust, "cpu", seed)
         made, described = pipeline.inspect(
             source.model, n, inputs=specs or source.inputs, include=include or (), exclude=exclude or (),
-            min_share=min_share / 100, low_rank=low_rank, embeddings=embeddings, budget=budget,
+            min_share=None if min_share is None else min_share / 100, low_rank=low_rank,
+            embeddings=embeddings, algebra=algebra, share_algebra=share_algebra, init=init, budget=budget,
             data=data, samples=samples, data_options=data_options, curves=curves, seed=seed, watch=watch,
         )  # fmt: skip
     described = described.with_files(Change(store.size_of(model)))

@@ -16,7 +16,13 @@ ModelPath = Annotated[
     ),
 ]
 N = Annotated[
-    int, typer.Option("--n", min=2, help="Each converted weight keeps about 1/N of its parameters.")
+    int | None,
+    typer.Option(
+        "--n",
+        min=2,
+        help="Each converted weight keeps about 1/N of its parameters: 4 by default, or the dimension of "
+        "--algebra.",
+    ),
 ]
 Arch = Annotated[
     str | None,
@@ -60,6 +66,27 @@ Embeddings = Annotated[
     bool,
     typer.Option("--embeddings", help="Convert embedding tables too, and the layers tied to them."),
 ]
+AlgebraName = Annotated[
+    str | None,
+    typer.Option(
+        "--algebra",
+        metavar="NAME|FILE",
+        help="A fixed algebra for all weights instead of learned ones: real, complex, split-complex, "
+        "quaternion, tessarine, octonion, cyclic (any N), or a file (.json, .toml, .npy) with constants "
+        "(n, n, n): [r][i][j] is the part of e_i in e_r·e_j.",
+    ),
+]
+ShareAlgebra = Annotated[
+    bool, typer.Option("--share-algebra", help="All weights of the same order learn one algebra together.")
+]
+Init = Annotated[
+    str,
+    typer.Option(
+        metavar="fit|fresh",
+        help="fit: weights near those of MODEL. fresh: all parameters drawn anew, to be trained from "
+        "scratch, in the papers' form; small weights are converted too.",
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -69,8 +96,13 @@ Budget = Annotated[
     ),
 ]
 MinShare = Annotated[
-    float,
-    typer.Option(min=0, max=100, help="Keep weights with less than this percentage of the parameters."),
+    float | None,
+    typer.Option(
+        min=0,
+        max=100,
+        help="Keep weights with less than this percentage of the parameters: 0.5 by default, 0 with --init "
+        "fresh.",
+    ),
 ]
 Reports = Annotated[
     list[Path] | None,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from phnnify import algebra, products
 from phnnify.algebra import Factors, Order
+from phnnify.algebras import Algebra, named_algebra
 
 _MANY_ROWS = 512
 _TOO_MANY = 4  # times the multiplications of a dense product, up to which reading fewer numbers pays
@@ -30,7 +31,7 @@ class PHMLayer(nn.Module):
     """What all PHM layers share: factors in place of a weight, made from and turned into a dense twin.
 
     Attributes:
-        A: Parameter (terms, n_out, n_in), the algebra.
+        A: Parameter (terms, n_out, n_in), the algebra; a buffer where it is fixed (`fix_algebra`).
         S: Parameter (terms, out/n_out, in/n_in, *kernel), the filters.
         U, V: Parameters (out, rank) and (rank, in, *kernel), the low-rank term; None where it has none.
         bias: Parameter (out,), or None.
@@ -40,7 +41,7 @@ class PHMLayer(nn.Module):
     arguments: ClassVar[tuple[str, ...]]  # constructor arguments of the twin that it keeps as attributes
     transposed_weight: ClassVar[bool] = False  # whether the twin stores its weight as (in, out, *kernel)
 
-    A: nn.Parameter
+    A: Tensor
     S: nn.Parameter
     U: nn.Parameter | None
     V: nn.Parameter | None
@@ -83,6 +84,27 @@ class PHMLayer(nn.Module):
         for factor in layer._present():
             factor.requires_grad_(_parameter(dense, "weight").requires_grad)
         return layer.train(dense.training)
+
+    def fix_algebra(self, A: Tensor | None = None) -> None:
+        """Fix the algebra: from now on it is a buffer, saved, but neither trained nor one of the parameters.
+
+        Args:
+            A: Its values; by default those that it has.
+
+        Raises:
+            ValueError: they have another shape than (terms, n_out, n_in).
+        """
+        values = self.A if A is None else A
+        if values.shape != self.A.shape:
+            raise ValueError(f"an algebra {tuple(values.shape)}; needed {tuple(self.A.shape)}")
+        values = values.detach().to(self.S.device, self.S.dtype, copy=True)
+        del self.A
+        self.register_buffer("A", values)
+
+    @property
+    def has_fixed_algebra(self) -> bool:
+        """Whether the algebra is fixed."""
+        return "A" in self._buffers
 
     def to_dense(self) -> nn.Module:
         """The dense twin with the composed weight; inverse of `from_dense`."""
@@ -133,13 +155,11 @@ class PHMLayer(nn.Module):
         """Fresh factors: the composed weight has exactly the mean square of a fresh dense weight.
 
         A fresh dense weight is uniform in ±1/sqrt(fan_in), so its mean square is 1/(3·fan_in); that of a
-        table is 1. A and S are normal, scaled to that, with equal mean squares. The bias is drawn as in the
-        dense layer.
+        table is 1. A and S are normal, scaled to that, with equal mean squares; a fixed algebra stays. The
+        bias is drawn as in the dense layer.
         """
         with torch.no_grad():
-            for factor in self._present():
-                nn.init.normal_(factor)
-            _rescale_(self.factors, self._fresh_mean_square())
+            fresh_(self.factors, self._fresh_mean_square(), keep_algebra=self.has_fixed_algebra)
             if self.bias is not None:
                 fan_in = self._fan_in()
                 nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
@@ -168,10 +188,13 @@ class PHMLayer(nn.Module):
         described = ", ".join(f"{name}={getattr(self, name)}" for name in self.arguments)
         return f"{described}, bias={self.bias is not None}, {form}"
 
-    def _build(self, dense: nn.Module, n: int | Order, device: Any) -> None:
+    def _build(self, dense: nn.Module, n: int | Order, fixed: Algebra | str | None, device: Any) -> None:
         """What every constructor does once the (meta) dense twin has checked the arguments."""
         super().__init__()
         self._adopt(dense, _order(self.orient(_parameter(dense, "weight")), n), device)
+        if fixed is not None:
+            given = named_algebra(fixed, len(self.A)) if isinstance(fixed, str) else fixed
+            self.fix_algebra(given.A())
         self.reset_parameters()
 
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
@@ -179,35 +202,31 @@ class PHMLayer(nn.Module):
         mine = vars(self).keys()
         vars(self).update({name: value for name, value in vars(dense).items() if name not in mine})
         weight = _parameter(dense, "weight")
-        out, columns, *kernel = self.orient(weight).shape
-        make = {"dtype": weight.dtype, "device": device}
-        self.A = nn.Parameter(torch.empty(order.terms, order.n_out, order.n_in, **make))
-        self.S = nn.Parameter(
-            torch.empty(order.terms, out // order.n_out, columns // order.n_in, *kernel, **make)
-        )
-        rank = order.rank
-        U, V = torch.empty(out, rank, **make), torch.empty(rank, columns, *kernel, **make)
-        self.register_parameter("U", nn.Parameter(U) if rank else None)
-        self.register_parameter("V", nn.Parameter(V) if rank else None)
+        device = torch.get_default_device() if device is None else device
+        empty = algebra.empty_factors(self.orient(weight.detach()), order, device)
+        for name, factor in zip("ASUV", empty, strict=True):
+            self.register_parameter(name, None if factor is None else nn.Parameter(factor))
         bias: Tensor | None = getattr(dense, "bias", None)
-        self.bias = None if bias is None else nn.Parameter(torch.empty(bias.shape, **make))
+        self.bias = None if bias is None else nn.Parameter(torch.empty_like(bias, device=device))
         self._cached = None
 
     def set_factors(self, factors: Factors) -> None:
         """Take over other factors of the same order.
 
         Raises:
-            ValueError: they have other shapes.
+            ValueError: they have other shapes, or another algebra than the fixed one.
         """
         got, needed = _shapes(factors), _shapes(self.factors)
         if got != needed:
             raise ValueError(f"factors {got}; needed {needed}")
+        if self.has_fixed_algebra and not torch.equal(self.A, factors.A.to(self.A)):
+            raise ValueError("factors with another algebra than the one that is fixed")
         with torch.no_grad():
             for mine, given in zip(self.factors, factors, strict=True):
                 if mine is not None and given is not None:
                     mine.copy_(given)
 
-    def _present(self) -> tuple[nn.Parameter, ...]:
+    def _present(self) -> tuple[Tensor, ...]:
         """The factors that the layer has."""
         return tuple(factor for factor in (self.A, self.S, self.U, self.V) if factor is not None)
 
@@ -230,7 +249,8 @@ class PHMLayer(nn.Module):
         """Whether changes of the factors can be seen: not in a trace, nor of tensors put in their place."""
         if torch.compiler.is_compiling():
             return False
-        return all(type(f) is nn.Parameter and not f.is_inference() for f in self._present())
+        kinds = {nn.Parameter, Tensor} if self.has_fixed_algebra else {nn.Parameter}
+        return all(type(f) in kinds and not f.is_inference() for f in self._present())
 
     def _compose_once(self) -> Tensor:
         """The composed weight (out, in, *kernel), free of the caller's autograd and autocast modes."""
@@ -318,24 +338,46 @@ def _shapes(factors: Factors) -> str:
     return ", ".join(f"{name} {tuple(factor.shape)}" for name, factor in named if factor is not None)
 
 
-def _rescale_(factors: Factors, mean_square: float) -> None:
-    """Scale the factors, A and S to equal mean squares, so that the weight has the given mean square.
+def fresh_(factors: Factors, mean_square: float, *, keep_algebra: bool = False) -> None:
+    """Draw factors anew, in place: the weight that they compose has exactly the given mean square.
+
+    Args:
+        factors: All normal, scaled; A and S with equal mean squares.
+        mean_square: Where it is 0, S and U vanish.
+        keep_algebra: Leave A as it is.
+    """
+    A, S, U, V = factors
+    for factor in (S, U, V) if keep_algebra else (A, S, U, V):
+        if factor is not None:
+            nn.init.normal_(factor)
+    if mean_square:
+        _rescale_(factors, mean_square, keep_algebra)
+        return
+    for factor in (S, U):
+        if factor is not None:
+            factor.zero_()
+
+
+def _rescale_(factors: Factors, mean_square: float, keep_algebra: bool) -> None:
+    """Scale the factors so that the weight has the given mean square.
 
     Without a low-rank term |W|² = Σ_rs <A_r, A_s>·<S_r, S_s>, which needs no composed weight. With one, the
     two parts have mean squares in proportion to the numbers they hold.
     """
     A, S, U, V = factors
     if U is None or V is None:
-        _rescale_pair_(A, S, mean_square, _mean_square(A, S))
+        _scale_pair_(A, S, (mean_square / _mean_square(A, S)).sqrt(), keep_algebra)
         return
     held = [A.numel() + S.numel(), U.numel() + V.numel()]
     if len(A):
-        _rescale_pair_(A, S, mean_square * held[0] / sum(held), _mean_square(A, S))
+        wanted = mean_square * held[0] / sum(held)
+        _scale_pair_(A, S, (wanted / _mean_square(A, S)).sqrt(), keep_algebra)
     product = (U @ V.flatten(1)).float().square().mean()
-    _rescale_pair_(U, V, mean_square * held[1] / sum(held), product)
-    gain = (mean_square / algebra.compose(*factors).float().square().mean()) ** 0.25
-    for factor in (A, S, U, V):
-        factor.mul_(gain)
+    _scale_pair_(U, V, (mean_square * held[1] / sum(held) / product).sqrt())
+    gain = (mean_square / algebra.compose(*factors).float().square().mean()).sqrt()
+    _scale_pair_(U, V, gain)
+    if len(A):
+        _scale_pair_(A, S, gain, keep_algebra)
 
 
 def _mean_square(A: Tensor, S: Tensor) -> Tensor:
@@ -344,8 +386,11 @@ def _mean_square(A: Tensor, S: Tensor) -> Tensor:
     return ((a @ a.t()) * (s @ s.t())).sum() / (a.shape[1] * s.shape[1])
 
 
-def _rescale_pair_(a: Tensor, s: Tensor, wanted: float, current: Tensor) -> None:
-    gain = (wanted / current).sqrt()  # to be shared so that the mean squares become equal
+def _scale_pair_(a: Tensor, s: Tensor, gain: Tensor, keep_first: bool = False) -> None:
+    """Multiply the product of two factors by `gain`, shared so that their mean squares become equal."""
+    if keep_first:
+        s.mul_(gain)
+        return
     balance = (s.float().square().mean() / a.float().square().mean()).sqrt()
     a.mul_((gain * balance).sqrt())
     s.mul_((gain / balance).sqrt())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from phnnify import products
 from phnnify.algebra import Order
+from phnnify.algebras import Algebra
 from phnnify.layers.base import PHMLayer, prefers_dense, product_layout
 
 
@@ -21,9 +22,11 @@ class _PHMConv(PHMLayer):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
         device, dtype: As in the dense twin.
         n: Keep about 1/n of the parameters, or an exact `Order` of (out_channels, in_channels/groups).
+        algebra: A fixed one, by name (`algebras.NAMES`) or as a value; by default it is learned.
 
     Raises:
-        ValueError: an `Order` does not divide the weight, or torch refuses the arguments.
+        ValueError: an `Order` does not divide the weight, the algebra has another order, or torch refuses
+            the arguments.
     """
 
     arguments = (
@@ -53,13 +56,14 @@ class _PHMConv(PHMLayer):
         dtype: torch.dtype | None = None,
         *,
         n: int | Order,
+        algebra: Algebra | str | None = None,
     ) -> None:
         twin: Any = self.twin
         dense = twin(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
             device="meta", dtype=dtype,
         )  # fmt: skip
-        self._build(dense, n, device)
+        self._build(dense, n, algebra, device)
 
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
         super()._adopt(dense, order, device)
@@ -140,9 +144,11 @@ class _PHMConvTranspose(PHMLayer):
         in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
         padding_mode, device, dtype: As in the dense twin.
         n: Keep about 1/n of the parameters, or an exact `Order` of (out_channels/groups, in_channels).
+        algebra: A fixed one, by name (`algebras.NAMES`) or as a value; by default it is learned.
 
     Raises:
-        ValueError: an `Order` does not divide the weight, or torch refuses the arguments.
+        ValueError: an `Order` does not divide the weight, the algebra has another order, or torch refuses
+            the arguments.
     """
 
     arguments = (
@@ -174,13 +180,14 @@ class _PHMConvTranspose(PHMLayer):
         dtype: torch.dtype | None = None,
         *,
         n: int | Order,
+        algebra: Algebra | str | None = None,
     ) -> None:
         twin: Any = self.twin
         dense = twin(
             in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
             padding_mode, device="meta", dtype=dtype,
         )  # fmt: skip
-        self._build(dense, n, device)
+        self._build(dense, n, algebra, device)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map x ([batch,] in_channels, *positions) to ([batch,] out_channels, *positions)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phnnify.algebra import Order
+from phnnify.algebras import Algebra
 from phnnify.layers.base import PHMLayer
 
 
@@ -23,9 +24,11 @@ class PHMEmbedding(PHMLayer):
         num_embeddings, embedding_dim, padding_idx, device, dtype: As in `nn.Embedding`. Since rows share
             factors, the row of `padding_idx` is neither kept at zero nor spared by gradients.
         n: Keep about 1/n of the parameters, or an exact `Order`.
+        algebra: A fixed one, by name (`algebras.NAMES`) or as a value; by default it is learned.
 
     Raises:
-        ValueError: an `Order` does not divide (num_embeddings, embedding_dim).
+        ValueError: an `Order` does not divide (num_embeddings, embedding_dim), or the algebra has another
+            order.
     """
 
     twin = nn.Embedding
@@ -43,9 +46,10 @@ class PHMEmbedding(PHMLayer):
         dtype: torch.dtype | None = None,
         *,
         n: int | Order,
+        algebra: Algebra | str | None = None,
     ) -> None:
         dense = nn.Embedding(num_embeddings, embedding_dim, padding_idx, device="meta", dtype=dtype)
-        self._build(dense, n, device)
+        self._build(dense, n, algebra, device)
 
     def forward(self, indices: Tensor) -> Tensor:
         """The rows (..., embedding_dim) of indices (...)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from phnnify import products
 from phnnify.algebra import Order
+from phnnify.algebras import Algebra
 from phnnify.layers.base import PHMLayer, prefers_dense, product_layout
 
 
@@ -21,9 +22,10 @@ class PHMLinear(PHMLayer):
     Args:
         in_features, out_features, bias, device, dtype: As in `nn.Linear`.
         n: Keep about 1/n of the parameters, or an exact `Order`.
+        algebra: A fixed one, by name (`algebras.NAMES`) or as a value; by default it is learned.
 
     Raises:
-        ValueError: an `Order` does not divide (out_features, in_features).
+        ValueError: an `Order` does not divide (out_features, in_features), or the algebra has another order.
     """
 
     twin = nn.Linear
@@ -38,9 +40,10 @@ class PHMLinear(PHMLayer):
         dtype: torch.dtype | None = None,
         *,
         n: int | Order,
+        algebra: Algebra | str | None = None,
     ) -> None:
         dense = nn.Linear(in_features, out_features, bias, device="meta", dtype=dtype)
-        self._build(dense, n, device)
+        self._build(dense, n, algebra, device)
 
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
         super()._adopt(dense, order, device)
