@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from phnnify.algebra import Factors, Order, compose, factorize
     from phnnify.augment import Augmentation
+    from phnnify.comparison import Comparison
+    from phnnify.contest import compare
     from phnnify.errors import PhnnifyError
     from phnnify.export import export_onnx
     from phnnify.hypernet import HyperNetwork, hypernetize
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Augmentation": "augment",
+    "Comparison": "comparison",
     "Factors": "algebra",
     "HyperNetwork": "hypernet",
     "Order": "algebra",
@@ -50,6 +53,7 @@ _HOMES = {
     "Recipe": "recipe",
     "Result": "pipeline",
     "RunFiles": "recipe",
+    "compare": "contest",
     "compose": "algebra",
     "convert": "pipeline",
     "distill": "pipeline",
@@ -64,6 +68,7 @@ _HOMES = {
 
 __all__ = [
     "Augmentation",
+    "Comparison",
     "Factors",
     "HyperNetwork",
     "Order",
@@ -79,6 +84,7 @@ __all__ = [
     "Result",
     "RunFiles",
     "__version__",
+    "compare",
     "compose",
     "convert",
     "distill",

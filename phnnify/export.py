@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import check_target, replacing
 from phnnify.hypernet import name_arguments_
-from phnnify.inputs import Example, Inputs, InputSpec, random_example, read_inputs, with_conditioning
+from phnnify.inputs import Inputs, InputSpec, random_example, read_inputs, with_conditioning
 from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
 from phnnify.quiet import quiet
+from phnnify.runtime import open_session, run_session
 
 if TYPE_CHECKING:
     import onnx
@@ -219,12 +220,12 @@ def _compare(
     Raises:
         ExportError: ONNX Runtime cannot run the file, or its outputs differ too much.
     """
-    session = _session(path)
+    session = open_session(path)
     differences = {}
     for batch in batches:
         example = random_example(specs, model, seed=seed + batch, batch=batch)
         wanted = [t.detach().cpu() for t in _tensors(forward(model, example))]
-        got = _run(session, specs, example)
+        got = run_session(session, [*example.args, *example.kwargs.values()])
         if [t.shape for t in wanted] != [t.shape for t in got]:
             shapes = [tuple(t.shape) for t in wanted], [tuple(t.shape) for t in got]
             raise ExportError(f"the exported file gives shapes {shapes[1]}; the network gives {shapes[0]}")
@@ -241,27 +242,6 @@ def _compare(
 def _tolerance(outputs: Sequence[Tensor]) -> float:
     half = any(t.dtype in (torch.float16, torch.bfloat16) for t in outputs)
     return 100 * TOLERANCE if half else TOLERANCE
-
-
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base class of their own
-        raise ExportError(f"ONNX Runtime cannot load the exported file: {first_line(error)}") from None
-
-
-def _run(session: Any, specs: Sequence[InputSpec], example: Example) -> list[Tensor]:
-    values = [*example.args, *example.kwargs.values()]
-    names = [node.name for node in session.get_inputs()]
-    feed = {name: value.cpu().numpy() for name, value in zip(names, values, strict=False)}
-    try:
-        return [torch.from_numpy(output) for output in session.run(None, feed)]
-    except Exception as error:  # onnxruntime's errors have no common base class of their own
-        raise ExportError(f"ONNX Runtime cannot run the exported file: {first_line(error)}") from None
 
 
 def _tensors(output: Any) -> list[Tensor]:

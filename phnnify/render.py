@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,10 +11,19 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from phnnify.comparison import COST_HEADINGS, LATENCY_HEADINGS, Comparison, cost_rows, latency_rows
 from phnnify.conversion import Watcher
 from phnnify.errors import PhnnifyError
 from phnnify.export import OnnxFile
-from phnnify.report import HEADINGS, LEVEL_HEADINGS, Report, layer_cells, level_rows, summary
+from phnnify.report import (
+    HEADINGS,
+    LEVEL_HEADINGS,
+    SUMMARY_HEADINGS,
+    Report,
+    layer_cells,
+    level_rows,
+    summary,
+)
 
 _NAME_WIDTH = 28  # columns of a layer's name
 _TALK = 52  # columns of what is going on
@@ -25,13 +34,37 @@ def show_report(report: Report, console: Console | None = None) -> None:
     """The layers, the whole network, and what the reader should know."""
     console = console or Console()
     console.print(_layers(report))
-    console.print(_whole(report))
+    console.print(_numbers(SUMMARY_HEADINGS, summary(report)))
     if report.levels:
-        console.print(_levels(report))
+        console.print(_numbers(LEVEL_HEADINGS, level_rows(report)))
     if report.onnx:
         console.print(_onnx_line(report.onnx))
     for note in report.notes:
         console.print(Text("note: ", "yellow") + Text(note, "default"))
+
+
+def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """What two networks cost, how fast they are, which to take, and what was not measured."""
+    console = console or Console()
+    for letter, name in zip("AB", comparison.names, strict=True):
+        console.print(Text(f"{letter}: {name}"))
+    console.print(_numbers(COST_HEADINGS, cost_rows(comparison)))
+    if comparison.latency:
+        console.print(_numbers(LATENCY_HEADINGS, latency_rows(comparison)))
+    console.print(Text("\nverdict: ", "bold") + Text(comparison.words, "default"))
+    for note in comparison.notes:
+        console.print(Text("note: ", "yellow") + Text(note, "default"))
+
+
+def _numbers(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table after an empty line: words to the left, numbers to the right."""
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    for place, heading in enumerate(headings):
+        numeric = any(row[place][:1].isdigit() for row in rows)
+        table.add_column(f"\n{heading}", justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _layers(report: Report) -> Table:
@@ -56,24 +89,6 @@ def _broken(name: str) -> str:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)
-
-
-def _whole(report: Report) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
-    for heading in ("\nwhole network", "\nbefore", "\nafter", "\nkept"):
-        table.add_column(heading, justify="left" if "network" in heading else "right", no_wrap=True)
-    for row in summary(report):
-        table.add_row(*row)
-    return table
-
-
-def _levels(report: Report) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
-    for heading in LEVEL_HEADINGS:
-        table.add_column(f"\n{heading}", justify="right", no_wrap=True)
-    for row in level_rows(report):
-        table.add_row(*row)
-    return table
 
 
 def _onnx_line(onnx: OnnxFile) -> Text:

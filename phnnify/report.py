@@ -9,18 +9,16 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from phnnify import __version__, algebras
 from phnnify.chart import line_chart
 from phnnify.choose import Choice, Level
 from phnnify.course import Course
-from phnnify.errors import UsageError
 from phnnify.evaluate import Evaluation
 from phnnify.export import OnnxFile
-from phnnify.files import write_text
 from phnnify.fit import Fit
+from phnnify.pages import html_page, html_table, markdown_table
 from phnnify.plan import Plan
 from phnnify.trace import Trace
 
@@ -38,7 +36,6 @@ LEARNED = (
     "Learned from the original for {steps:,} steps of {batch} inputs, {minutes:.1f} minutes at the highest "
     "rate of {rate:.1e}{kept}. Errors of single layers are those before."
 )
-ENDINGS = (".json", ".md", ".html")
 
 
 @dataclass(frozen=True)
@@ -145,26 +142,24 @@ class Report:
         parts = [
             f"# phnnify: n = {self.n}",
             *self.notes,
-            _markdown_table(("", "before", "after", "kept"), summary(self)),
+            markdown_table(SUMMARY_HEADINGS, summary(self)),
         ]
         if self.levels:
-            parts += ["## Sizes", _markdown_table(LEVEL_HEADINGS, level_rows(self))]
+            parts += ["## Sizes", markdown_table(LEVEL_HEADINGS, level_rows(self))]
         if self.distillation:
-            parts += ["## Distillation", _markdown_table(MOMENT_HEADINGS, moment_rows(self.distillation))]
-        parts += ["## Layers", _markdown_table(HEADINGS, [layer_cells(layer) for layer in self.layers])]
+            parts += ["## Distillation", markdown_table(MOMENT_HEADINGS, moment_rows(self.distillation))]
+        parts += ["## Layers", markdown_table(HEADINGS, [layer_cells(layer) for layer in self.layers])]
         return "\n\n".join(parts) + "\n"
 
     def to_html(self) -> str:
         """The report as one HTML page that needs nothing else."""
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        overview = _html_table(("", "before", "after", "kept"), summary(self))
-        rows = _html_table(HEADINGS, [layer_cells(layer) for layer in self.layers])
-        sizes = f"<h2>Sizes</h2>{_html_table(LEVEL_HEADINGS, level_rows(self))}" if self.levels else ""
+        overview = html_table(SUMMARY_HEADINGS, summary(self))
+        rows = html_table(HEADINGS, [layer_cells(layer) for layer in self.layers])
+        sizes = f"<h2>Sizes</h2>{html_table(LEVEL_HEADINGS, level_rows(self))}" if self.levels else ""
         title = f"phnnify: n = {self.n}"
         learned = f"<h2>Distillation</h2>{_charts(self.distillation)}" if self.distillation else ""
-        return _PAGE.format(
-            title=title, body=f"<h1>{title}</h1>{notes}{overview}{sizes}{learned}<h2>Layers</h2>{rows}"
-        )
+        return html_page(title, f"{notes}{overview}{sizes}{learned}<h2>Layers</h2>{rows}")
 
     def with_distillation(self, course: Course, evaluation: Evaluation | None) -> Report:
         """The report once the network has learned from its original, and was compared with it again."""
@@ -177,19 +172,10 @@ class Report:
         return replace(self, notes=(*notes, note), distillation=course, evaluation=evaluation)
 
 
+SUMMARY_HEADINGS = ("whole network", "before", "after", "kept")
 LEVEL_HEADINGS = ("size of the network", "parameters", "expected change of the answer")
 MOMENT_HEADINGS = ("step", "minutes", "loss", "rate", "on --eval")
 HEADINGS = ("layer", "shape", "before", "after", "error, or why it stays")
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ padding: .2rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }}
-td:nth-child(n+2) {{ font-variant-numeric: tabular-nums; }}
-</style></head>
-<body>{body}</body></html>
-"""
 
 
 def make_report(
@@ -343,37 +329,3 @@ def form_of(layer: LayerReport) -> str:
     algebra = f"{layer.algebra} algebra" if layer.algebra not in (None, algebras.LEARNED) else ""
     rank = f"rank {layer.rank}" if layer.rank else ""
     return ", ".join(filter(None, [kronecker if layer.terms else "", algebra, rank]))
-
-
-def write_report(report: Report, path: Path) -> None:
-    """Write the report in the form that the path's ending names, all or nothing.
-
-    Raises:
-        UsageError: an ending other than .json, .md and .html.
-        FileError: the path cannot be written.
-    """
-    check_ending(path)
-    forms = {".json": report.to_json, ".md": report.to_markdown, ".html": report.to_html}
-    write_text(path, forms[path.suffix]())
-
-
-def check_ending(path: Path) -> None:
-    """Refuse a report's path before any work is done.
-
-    Raises:
-        UsageError: an ending other than .json, .md and .html.
-    """
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"cannot tell what to write to {path}", hint=f"endings: {', '.join(ENDINGS)}")
-
-
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{line(headings, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from torch import nn
 
 import phnnify
 from phnnify.course import Course, Moment
-from phnnify.errors import FileError, UsageError
 from phnnify.evaluate import Accuracy, Agreement, Evaluation
 from phnnify.export import OnnxFile
-from phnnify.report import ADVICE, NEEDS_DISTILLATION, Change, Report, summary, write_report
+from phnnify.report import ADVICE, NEEDS_DISTILLATION, Change, Report, summary
 
 ONNX = OnnxFile("small.onnx", 5000, 4800, 1e-6, 2e-7, 18, (2, 3))
 
@@ -104,21 +102,6 @@ def test_html_shows_names_as_text_and_needs_no_other_file() -> None:
     assert "<script>x</script>" in parsed.text
     assert "needs distillation" in parsed.text
     assert "http" not in page
-
-
-@pytest.mark.parametrize("ending", [".json", ".md", ".html"])
-def test_a_report_is_written_in_the_form_of_its_ending(report: Report, ending: str, tmp_path: Path) -> None:
-    path = tmp_path / f"report{ending}"
-    write_report(report, path)
-    forms = {".json": report.to_json(), ".md": report.to_markdown(), ".html": report.to_html()}
-    assert path.read_text(encoding="utf-8") == forms[ending]
-
-
-def test_other_endings_and_missing_folders_are_refused(report: Report, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot tell what to write"):
-        write_report(report, tmp_path / "report.pdf")
-    with pytest.raises(FileError, match="there is no folder"):
-        write_report(report, tmp_path / "none" / "report.json")
 
 
 def test_a_change_knows_what_is_kept() -> None:

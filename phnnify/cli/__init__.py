@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from phnnify import __version__
-from phnnify.cli import convert, distill, export, inspect
+from phnnify.cli import compare, convert, distill, export, inspect
 from phnnify.errors import PhnnifyError, UsageError
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ def _version(
         raise typer.Exit
 
 
-for _command in (convert.convert, distill.distill, inspect.inspect, export.export):
+for _command in (convert.convert, distill.distill, inspect.inspect, compare.compare, export.export):
     app.command()(_command)
 
 

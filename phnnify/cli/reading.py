@@ -113,3 +113,28 @@ def read_plan(path: Path | None) -> Plan | None:
     from phnnify.plan import parse_plan
 
     return parse_plan(read_text(path))
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """The batch sizes of `--batch 1,8,64`.
+
+    Raises:
+        UsageError: the text is no list of whole numbers above 0.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--batch {text!r} is not a list of sizes such as 1,8,64")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def read_engines(text: str) -> tuple[str, ...]:
+    """The engines of `--in pytorch,compile,onnx`, by their own names.
+
+    Raises:
+        UsageError: one of them is unknown.
+    """
+    known = {"pytorch": "PyTorch", "compile": "torch.compile", "onnx": "ONNX Runtime"}
+    parts = [part.strip() for part in text.split(",")]
+    if unknown := [part for part in parts if part not in known]:
+        raise UsageError(f"--in {text}: {unknown[0]!r} is unknown", hint=f"known: {', '.join(known)}")
+    return tuple(known[part] for part in parts)

@@ -15,6 +15,7 @@ from phnnify.errors import DistillationError, UsageError
 
 if TYPE_CHECKING:
     from phnnify.conversion import Watcher
+    from phnnify.pages import Described
     from phnnify.pipeline import Result
     from phnnify.recipe import RunFiles
     from phnnify.report import Report
@@ -41,7 +42,7 @@ def check_targets(
         FileError: an output cannot be written.
     """
     from phnnify.files import check_target
-    from phnnify.report import check_ending
+    from phnnify.pages import check_ending
     from phnnify.store import check_output
 
     given = [target for target in (output, *targets) if target is not None]
@@ -120,9 +121,9 @@ def save_final(result: Result, target: Path, original: Path, folder: Path, watch
     return result.report.with_files(Change(store.size_of(original), store.size_of(target)))
 
 
-def write_reports(report: Report, paths: Sequence[Path]) -> None:
+def write_reports(report: Described, paths: Sequence[Path]) -> None:
     """Write the report in the form of each file's ending."""
-    from phnnify.report import write_report
+    from phnnify.pages import write_report
 
     for path in paths:
         write_report(report, path)

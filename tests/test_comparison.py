@@ -1,0 +1,163 @@
+"""What two networks cost, and which one to take."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from phnnify import render
+from phnnify.comparison import Comparison, EngineCosts, Latency, Pair
+from phnnify.errors import ModelError
+from phnnify.evaluate import Accuracy, Agreement, Evaluation
+from phnnify.latency import Duel, Spread
+
+
+def times(engine: str, batch: int, before: float, speedup: float) -> Latency:
+    around = Spread(speedup, 0.99 * speedup, 1.01 * speedup)
+    after = before / speedup
+    spreads = [Spread(middle, 0.9 * middle, 1.1 * middle) for middle in (before, after)]
+    return Latency(engine, batch, Duel(spreads[0], spreads[1], around, 9))
+
+
+def judged(teacher: float, student: float) -> Evaluation:
+    return Evaluation(Agreement(1000, 0.9, 0.1, 0.2), Accuracy("top-1", teacher, student))
+
+
+BASE = Comparison(
+    names=("net.pt", "net-n4.pt"),
+    params=Pair(1000, 260),
+    bytes=Pair(4000, 1100),
+    engines=(
+        EngineCosts("PyTorch", Pair(), Pair(0.2, 0.1), Pair(8e6, 2e6)),
+        EngineCosts("torch.compile", reason="there is no C++ compiler"),
+        EngineCosts("ONNX Runtime", Pair(4100, 1200), Pair(0.05, 0.06), Pair(9e6, None)),
+    ),
+    latency=(
+        times("PyTorch", 1, 2e-3, 2.0),
+        times("PyTorch", 8, 4e-3, 1.0),
+        times("ONNX Runtime", 1, 1e-4, 3.0),
+        times("ONNX Runtime", 8, 3e-4, 1.1),
+    ),
+    evaluation=judged(0.9, 0.897),
+    threads=2,
+    notes=("torch.compile: not measured: there is no C++ compiler",),
+)
+AS_FAST = (times("PyTorch", 1, 2e-3, 1.0),)
+SLOWER = (times("PyTorch", 1, 2e-3, 0.5), times("PyTorch", 8, 2e-3, 0.8))
+
+
+def test_smaller_and_faster_without_a_loss_is_taken() -> None:
+    assert BASE.verdict.decision == "take"
+    assert BASE.words == (
+        "Take B (net-n4.pt): it is 3.6 times smaller; is faster in PyTorch at batch 1 (2.00 times as fast); "
+        "is faster in ONNX Runtime at batch 1, 8 (3.00, 1.10 times as fast)."
+    )
+
+
+def test_what_is_neither_smaller_nor_faster_is_not_taken() -> None:
+    found = replace(BASE, bytes=Pair(1000, 1000), latency=AS_FAST)
+    assert found.verdict.decision == "keep"
+    assert found.words == "Keep A (net.pt): B (net-n4.pt) gains nothing that was measured."
+
+
+def test_a_loss_beside_a_gain_is_a_trade_and_both_are_named() -> None:
+    found = replace(BASE, latency=SLOWER, evaluation=judged(0.9, 0.88))
+    assert found.verdict.decision == "trade"
+    assert found.words == (
+        "A trade: B (net-n4.pt) is 3.6 times smaller; but it is slower in PyTorch at batch 1, 8 "
+        "(0.50, 0.80 times as fast); loses 2.0 points of accuracy, from 90.0% to 88.0% on 1,000 inputs."
+    )
+
+
+def test_a_large_loss_of_accuracy_decides_whatever_else_is_gained() -> None:
+    found = replace(BASE, evaluation=judged(0.9, 0.3))
+    assert found.verdict.decision == "keep"
+    assert found.words.startswith("Keep A (net.pt): B (net-n4.pt) loses 60.0 points of accuracy")
+    assert found.words.endswith("though it " + "; ".join(found.verdict.gains) + ".")
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "decision"),
+    [
+        (judged(0.9, 0.891), "take"),
+        (judged(0.9, 0.889), "trade"),
+        (judged(0.9, 0.851), "trade"),
+        (judged(0.9, 0.849), "keep"),
+        (judged(0.5, 0.9), "take"),
+        (Evaluation(Agreement(10, 0.96, 0.1, 0.2), None), "take"),
+        (Evaluation(Agreement(10, 0.94, 0.1, 0.2), None), "trade"),
+        (Evaluation(Agreement(10, 0.74, 0.1, 0.2), None), "keep"),
+        (Evaluation(Agreement(10, None, None, 0.04), None), "take"),
+        (Evaluation(Agreement(10, None, None, 0.06), None), "trade"),
+        (Evaluation(Agreement(10, None, None, 0.26), None), "keep"),
+    ],
+)
+def test_the_limits_are_those_of_the_rule(evaluation: Evaluation, decision: str) -> None:
+    assert replace(BASE, evaluation=evaluation).verdict.decision == decision
+
+
+def test_a_larger_file_is_a_loss() -> None:
+    found = replace(BASE, bytes=Pair(1000, 1500))
+    assert "is 1.5 times larger" in found.verdict.losses
+    assert found.verdict.decision == "trade"
+
+
+def test_without_data_the_verdict_says_that_answers_were_not_compared() -> None:
+    assert replace(BASE, evaluation=None).words.endswith("was not compared: that needs --data.")
+
+
+def test_the_json_form_has_the_reports_keys_and_null_for_what_was_not_measured() -> None:
+    found = json.loads(BASE.to_json())
+    assert found["params"] == {"before": 1000, "after": 260}
+    assert found["bytes"] == {"before": 4000, "after": 1100}
+    assert found["accuracy"]["student"] == 0.897
+    assert found["agreement"]["top1"] == 0.9
+    assert found["latency"][2]["engine"] == "ONNX Runtime"
+    assert found["latency"][2]["speedup"]["median"] == 3.0
+    assert found["latency"][2]["outcome"] == "faster"
+    assert found["engines"][2]["peak_bytes"] == {"before": 9e6, "after": None}
+    assert found["engines"][1]["reason"] == "there is no C++ compiler"
+    assert found["verdict"]["decision"] == "take"
+    assert json.loads(replace(BASE, evaluation=None).to_json())["accuracy"] is None
+
+
+def test_the_picture_has_a_curve_for_each_network_in_each_engine_and_faster_is_lower() -> None:
+    svg = ElementTree.fromstring(BASE.to_svg())
+    curves = [[point.split(",") for point in line.attrib["points"].split()] for line in svg.iter("polyline")]
+    assert len(curves) == 4
+    before, after = curves[2:]
+    assert [x for x, _ in before] == [x for x, _ in after]
+    assert all(float(b[1]) > float(a[1]) for a, b in zip(before, after, strict=True))
+    words = [text.text or "" for text in svg.iter("text")]
+    assert "ONNX Runtime, B" in words
+    assert {"1", "8"} <= {*words}
+
+
+def test_every_form_says_the_verdict_and_the_notes() -> None:
+    for text in (BASE.to_markdown(), BASE.to_html()):
+        assert "Take B (net-n4.pt)" in text
+        assert "there is no C++ compiler" in text
+        assert "3.00 (2.97, 3.03)" in text
+    assert BASE.to_html().count("<svg") == 1
+    assert "http" not in BASE.to_html()
+    nothing = replace(BASE, latency=())
+    assert "<svg" not in nothing.to_html()
+    with pytest.raises(ModelError, match="nothing was timed"):
+        nothing.to_svg()
+
+
+def test_the_terminal_shows_it_in_80_columns() -> None:
+    slow = times("torch.compile", 64, 0.0123, 0.51)
+    wide = replace(BASE, latency=(*BASE.latency, slow), bytes=Pair(4_123_456_789, 1_123_456_789))
+    console = Console(record=True, width=80, file=io.StringIO())
+    render.show_comparison(wide, console)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for cell in ("A: net.pt", "4,123,456,789", "27.2%", "89.7%", "slower", "0.51 (0.50, 0.52)", "verdict: "):
+        assert cell in text
