@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 REFERENCE = Path(__file__).with_name("commands.md")
-COMMANDS = ("", "convert", "distill", "inspect", "compare", "export")
+COMMANDS = ("", "convert", "distill", "inspect", "compare", "export", "hyper")
 
 
 def main() -> None:

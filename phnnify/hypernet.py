@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from phnnify.encoding import Encoding
 from phnnify.errors import ModelError, UsageError
 from phnnify.functional import call_with
-from phnnify.measure import copied
+from phnnify.measure import copied, parameter_count
 from phnnify.predictor import Predictor
 from phnnify.targets import Target, find_targets
 
@@ -240,6 +240,23 @@ class HyperNetwork(nn.Module):
             std = float((values - mean).square().mean().sqrt())
             start.append((target.size, mean, std * self.options.spread if self.options.residual else std))
         self.predictor.reset(start, generator)
+
+
+def summary(network: nn.Module) -> dict[str, Any]:
+    """What a report says about a hypernetwork, or the network made of one."""
+    if not isinstance(network, HyperNetwork):
+        return {"params": {"network": parameter_count(network)}}
+    predicted = network.predictor.output.out_features
+    return {
+        "formulation": network.options.formulation,
+        "inputs": dict(network.options.inputs),
+        "predicted": list(network.options.layers),
+        "params": {
+            "network": parameter_count(network.network) + (0 if network.options.residual else predicted),
+            "predicted": predicted,
+            "predictor": parameter_count(network.predictor),
+        },
+    }
 
 
 def signature_of(network: nn.Module) -> inspect.Signature:

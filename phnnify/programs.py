@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from phnnify.errors import ExportError, FileError, UntrustedError, UsageError
 from phnnify.files import replacing
-from phnnify.inputs import Example, InputSpec, random_example
+from phnnify.hypernet import name_arguments_
+from phnnify.inputs import Example, InputSpec, random_example, with_conditioning
 from phnnify.measure import evaluation_copy, first_line, forward, without_cache_
 from phnnify.opened.graph import with_layers
 from phnnify.quiet import quiet
@@ -227,6 +228,8 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
     if not inputs:
         raise UsageError("a .pt2 file needs example inputs", hint="give --input, such as --input 1x3x32x32")
     model = without_cache_(evaluation_copy(model))
+    name_arguments_(model)
+    inputs = with_conditioning(inputs, model)
     example = random_example(inputs, model, seed=seed, batch=2)
     try:
         with quiet():
@@ -278,4 +281,4 @@ def _tensors(output: Any) -> list[Tensor]:
 
 def _free_axes(inputs: Sequence[InputSpec]) -> Any:
     auto = torch.export.Dim.AUTO
-    return tuple(dict.fromkeys(sorted(spec.dynamic | {0}), auto) for spec in inputs)
+    return tuple(dict.fromkeys(sorted(spec.dynamic), auto) for spec in inputs)

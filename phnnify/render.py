@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -25,6 +26,11 @@ from phnnify.report import (
     summary,
 )
 
+_PARTS = {
+    "network": "of the network",
+    "predicted": "predicted, of those",
+    "predictor": "of the small network that predicts them",
+}
 _NAME_WIDTH = 28  # columns of a layer's name
 _TALK = 52  # columns of what is going on
 _LONGEST = 2000  # characters of a message
@@ -103,6 +109,20 @@ def _onnx_line(onnx: OnnxFile) -> Text:
 def show_onnx(onnx: OnnxFile) -> None:
     """One line about a checked ONNX file."""
     Console().print(_onnx_line(onnx), soft_wrap=True)
+
+
+def show_hyper(found: Mapping[str, Any]) -> None:
+    """What `hypernet.summary` found, as a table."""
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    table.add_column("parameters")
+    table.add_column("number", justify="right", no_wrap=True)
+    for part, count in found["params"].items():
+        table.add_row(_PARTS[part], f"{count:,}")
+    Console().print(table)
+    for label, entries in (("inputs", found.get("inputs", {})), ("predicted", found.get("predicted", ()))):
+        shown = [f"{name}:{size}" for name, size in entries.items()] if label == "inputs" else list(entries)
+        if shown:
+            Console().print(Text(f"{label}: {', '.join(shown)}"), soft_wrap=True)
 
 
 def show_error(error: PhnnifyError) -> None:

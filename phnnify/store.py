@@ -23,6 +23,8 @@ from phnnify.errors import FileError, UsageError
 from phnnify.files import check_target, is_folder, replacing, replacing_folder
 from phnnify.folders import METADATA_KEY
 from phnnify.given import shown_algebras
+from phnnify.hyperfile import HYPER_KEY, describe_hyper, inner_network, rebuild_hyper
+from phnnify.hypernet import HyperNetwork
 from phnnify.inputs import Inputs, InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
@@ -76,6 +78,8 @@ def read_network(path: Path, *, arch: str | None = None, trust: bool = False) ->
         program = read_program(path, trust=trust)
         return Source(program.model, "program", program.inputs)
     content = _content(path, arch, trust)
+    if HYPER_KEY in content.metadata:
+        raise FileError(f"{path} is a hypernetwork", hint="freeze it first: phnnify hyper --at NAME=VALUE")
     if METADATA_KEY in content.metadata or _has_phm(content):
         raise FileError(f"{path} is already converted", hint="convert the original, with another n")
     if is_folder(path):
@@ -101,7 +105,7 @@ def read_any(path: Path, *, arch: str | None = None, trust: bool = False) -> nn.
     content = _content(path, arch, trust)
     if content.module is not None:
         return content.module.eval()
-    if METADATA_KEY in content.metadata:
+    if METADATA_KEY in content.metadata or HYPER_KEY in content.metadata:
         return load(path, build_network(arch) if arch else None, trust=trust)
     return read_network(path, arch=arch, trust=trust).model.eval()
 
@@ -159,13 +163,15 @@ def save(
     original: str | Path | None = None,
     inputs: Inputs | None = None,
 ) -> None:
-    """Write a converted network, all or nothing. Same network, same bytes.
+    """Write a converted network or a hypernetwork, all or nothing. Same network, same bytes.
 
     Args:
-        model: A network with PHM layers.
+        model: A network with PHM layers, or a hypernetwork (which goes into a `.safetensors` file). Of any
+            other, nothing but the weights is written there.
         path: `.safetensors` (tensors and plan), or `.pt`, `.pth`, `.bin` (the pickled module), or for one of
             transformers' networks a name without an ending (a Hugging Face folder; `from_pretrained`).
-        plan: The plan it was made by, reasons included; by default read off its layers.
+        plan: The plan that it (a hypernetwork: the network inside) was made by, reasons included; by default
+            read off its layers.
         original: For a folder: the one that the original came from, whose small files (tokenizer,
             preprocessor, README) are copied.
         inputs: For a `.pt2` file, a program that plain torch runs: what the network takes.
@@ -182,7 +188,7 @@ def save(
     elif path.suffix == PROGRAM:
         write_program(model, path, read_inputs(inputs))
     elif path.suffix in ENDINGS:
-        _save_tensors(model, path, plan or plan_of(model))
+        _save_tensors(model, path, _metadata(model, plan))
     else:
         _save_folder(model, path, plan or plan_of(model), Path(original) if original else None)
 
@@ -198,6 +204,8 @@ def check_ending(path: Path, model: nn.Module | None = None) -> None:
     Raises:
         UsageError: an ending other than those in ENDINGS, or none where one is needed.
     """
+    if isinstance(model, HyperNetwork) and path.suffix not in (ENDINGS[0], PROGRAM):
+        raise UsageError(f"cannot write a hypernetwork to {path}", hint="its ending is .safetensors")
     if path.suffix in ENDINGS:
         return
     if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) or not (model is None or hub.is_described(model)):
@@ -236,7 +244,14 @@ def plan_of(model: nn.Module) -> Plan:
     return Plan(max((d.order.terms for d in decisions if d.order), default=1), decisions, own)
 
 
-def _save_tensors(model: nn.Module, path: Path, plan: Plan) -> None:
+def _metadata(model: nn.Module, plan: Plan | None) -> dict[str, str]:
+    followed = plan or plan_of(inner_network(model))
+    if isinstance(model, HyperNetwork):
+        return {HYPER_KEY: describe_hyper(model, followed)}
+    return {METADATA_KEY: followed.to_json()} if plan or followed.conversions else {}
+
+
+def _save_tensors(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     state = model.state_dict()
     names = [group[0] for group in tied_names(model)]
     extra = [name for name in names if not isinstance(state[name], torch.Tensor)]
@@ -245,7 +260,7 @@ def _save_tensors(model: nn.Module, path: Path, plan: Plan) -> None:
     try:
         # Copies: views of one storage would be refused.
         tensors = {name: state[name].clone(memory_format=torch.contiguous_format) for name in names}
-        data = safetensors.torch.save(tensors, metadata={METADATA_KEY: plan.to_json()})
+        data = safetensors.torch.save(tensors, metadata=metadata)
     except Exception as error:  # sparse, quantized or meta tensors, complex128: each raises something else
         raise FileError(
             f"the network has a tensor that safetensors cannot hold: {first_line(error)}",
@@ -260,7 +275,7 @@ def _save_folder(model: nn.Module, path: Path, plan: Plan, original: Path | None
         if original is not None:
             folders.copy_companions(original, temporary, code=hub.needs_code(original))
         hub.write_description(model, temporary)
-        _save_tensors(model, temporary / folders.WEIGHTS, plan)
+        _save_tensors(model, temporary / folders.WEIGHTS, _metadata(model, plan))
 
 
 def _save_module(model: nn.Module, path: Path) -> None:
@@ -278,19 +293,19 @@ def _save_module(model: nn.Module, path: Path) -> None:
 
 
 def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
-    """Read a converted network back; inverse of `save`.
+    """Read a converted network or a hypernetwork back; inverse of `save`.
 
     Args:
-        path: A file or folder that `save` or `phnnify convert` wrote.
+        path: A file or folder that `save`, `phnnify convert` or `phnnify hyper` wrote.
         model: A network of the original's class, for a `.safetensors` file. It is not changed.
         trust: For a pickled module with classes that are neither torch's nor phnnify's, or a folder with its
             class in Python code: let them load.
 
     Returns:
-        The converted network, in eval mode.
+        The network, in eval mode.
 
     Raises:
-        FileError: the file is not a converted network.
+        FileError: the file is not a converted network or a hypernetwork.
         UntrustedError: the file needs `trust`.
         ModelError, PlanError: the network given does not fit the file.
     """
@@ -302,13 +317,15 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         if not _has_phm(content):
             raise FileError(f"{path} holds a network that is not converted", hint="torch.load reads it")
         return content.module.eval()
-    if METADATA_KEY not in content.metadata:
+    if METADATA_KEY not in content.metadata and HYPER_KEY not in content.metadata:
         raise FileError(f"{path} holds weights that phnnify did not write")
     if model is None:
         raise FileError(
             f"{path} holds weights and a plan; the network's class is needed too",
             hint="phnnify.load(path, model=Net()), or --arch on the command line",
         )
+    if HYPER_KEY in content.metadata:
+        return rebuild_hyper(model, content, str(path)).eval()
     return rebuild(model, content, str(path)).eval()
 
 

@@ -81,6 +81,7 @@ ORDER = [
     "programs",
     "folders",
     "rebuild",
+    "hyperfile",
     "hub",
     "store",
     "export",
@@ -103,6 +104,7 @@ ORDER = [
     "cli.inspect",
     "cli.export",
     "cli.compare",
+    "cli.hyper",
     "cli",
     "__main__",
 ]

@@ -25,6 +25,7 @@ NETWORKS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "group norm": (nn.GroupNorm(2, 4), (4, 5)),
     "phm linear": (PHMLinear(6, 4, n=2), (6,)),
     "phm conv": (PHMConv2d(4, 4, 3, n=2).eval(), (4, 6, 6)),
+    "phm conv, fixed algebra": (PHMConv2d(4, 4, 3, n=2, algebra="complex").eval(), (4, 6, 6)),
     "phm pointwise": (PHMConv2d(4, 4, 1, n=2), (4, 6, 6)),
     "phm transposed": (PHMConvTranspose1d(4, 4, 3, n=2).eval(), (4, 6)),
     "attention": (nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), (5, 8)),

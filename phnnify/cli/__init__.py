@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from phnnify import __version__
-from phnnify.cli import compare, convert, distill, export, inspect
+from phnnify.cli import compare, convert, distill, export, hyper, inspect
 from phnnify.errors import PhnnifyError, UsageError
 
 app = typer.Typer(
@@ -35,7 +35,9 @@ def _version(
         raise typer.Exit
 
 
-for _command in (convert.convert, distill.distill, inspect.inspect, compare.compare, export.export):
+for _command in (
+    convert.convert, distill.distill, inspect.inspect, compare.compare, export.export, hyper.hyper
+):  # fmt: skip
     app.command()(_command)
 
 

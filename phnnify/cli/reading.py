@@ -39,10 +39,15 @@ def read_data_options(size: int | None, mean: str, std: str) -> DataOptions:
     """
     from phnnify.data import DataOptions
 
-    return DataOptions(size, _numbers(mean, "--mean"), _numbers(std, "--std"))
+    return DataOptions(size, read_numbers(mean, "--mean"), read_numbers(std, "--std"))
 
 
-def _numbers(text: str, option: str) -> tuple[float, ...]:
+def read_numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers with commas between; none where there is no text.
+
+    Raises:
+        UsageError: the text is no list of numbers.
+    """
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:

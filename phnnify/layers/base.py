@@ -249,8 +249,9 @@ class PHMLayer(nn.Module):
         """Whether changes of the factors can be seen: not in a trace, nor of tensors put in their place."""
         if torch.compiler.is_compiling():
             return False
-        kinds = {nn.Parameter, Tensor} if self.has_fixed_algebra else {nn.Parameter}
-        return all(type(f) in kinds and not f.is_inference() for f in self._present())
+        factors = self._present()
+        fixed = self.A if self.has_fixed_algebra and type(self.A) is Tensor else None
+        return all((f is fixed or type(f) is nn.Parameter) and not f.is_inference() for f in factors)
 
     def _compose_once(self) -> Tensor:
         """The composed weight (out, in, *kernel), free of the caller's autograd and autocast modes."""
