@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from results import use_two_threads
 from torch import nn
 
 import phnnify
@@ -122,7 +123,7 @@ def rows(case: Case, assets: Path, folder: Path) -> list[list[str]]:
 def main() -> None:
     """Print the table as Markdown."""
     assets = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "assets")
-    torch.set_num_threads(2)
+    use_two_threads()
     print("| network | n | parameters | ONNX bytes | ONNX diff | reload diff | original | converted |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

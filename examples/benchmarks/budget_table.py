@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from fit_table import CASES, data_of, load, papers_plan
+from results import use_two_threads
 from torch import Tensor, nn
 
 import phnnify
@@ -71,7 +72,7 @@ def fisher(model: nn.Module, names: list[str], batches: list[Batch]) -> dict[str
 def main() -> None:
     """Print the table as Markdown."""
     assets = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "assets")
-    torch.set_num_threads(2)
+    use_two_threads()
     print("| network | minimised | parameters | top-1 | divergence |\n|---|---|---|---|---|")
     for name in sys.argv[2:] or CASES:
         model = load(name, assets)

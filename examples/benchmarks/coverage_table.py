@@ -36,6 +36,7 @@ from typing import Any
 import onnxruntime
 import torch
 from coverage_models import CASES, Case
+from results import use_two_threads
 from torch import Tensor, nn
 
 import phnnify
@@ -260,7 +261,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    torch.set_num_threads(2)
+    use_two_threads()
     print(f"| network | found by | converted | {' | '.join(CHECKS)} |\n|---|---|---|{'---|' * len(CHECKS)}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """What distillation brings: this project's ways and its peers', at the same size, loss and number of steps.
 
-    python examples/benchmarks/distill_table.py [FOLDER [NETWORK[:N] ...]]
+    python examples/benchmarks/distill_table.py [FOLDER [NETWORK[:N[:STEPS]] ...]]
 
 FOLDER holds the networks (by default ../shared/assets beside the checkout); `resnet20:4` asks for n = 4
 alone. Every student learns by the same loop and the default recipe (`phnnify.distill`), for the steps in
@@ -39,7 +39,7 @@ from fit_table import (
     text_windows,
     tucker_size,
 )
-from results import kept_in
+from results import kept_in, use_two_threads
 from torch import Tensor, nn
 
 import phnnify
@@ -182,13 +182,15 @@ def _may_shrink(name: str, module: nn.Module) -> bool:
     return (last == "conv1" and "." in name) or last == "linear1" or (last.isdigit() and last != "11")
 
 
-def cell(name: str, n: int, way: str, make: Maker, assets: Path, test: list[Batch]) -> dict[str, Any]:
+def cell(
+    name: str, n: int, way: str, make: Maker, steps: int, assets: Path, test: list[Batch]
+) -> dict[str, Any]:
     """One student, before and after."""
     model = load(name, assets)
     start = time.perf_counter()
     student = make().eval()
     converted = time.perf_counter()
-    recipe = phnnify.Recipe(steps=STEPS[name], batch=TEXT_BATCH if name == "charlm" else 128, device="cpu")
+    recipe = phnnify.Recipe(steps=steps, batch=TEXT_BATCH if name == "charlm" else 128, device="cpu")
     result = phnnify.distill(model, student, material(name, assets), recipe)
     course = result.report.distillation
     assert course is not None
@@ -213,20 +215,22 @@ def shown(row: dict[str, Any]) -> str:
 def main() -> None:
     """Print the table as Markdown, one row a cell."""
     assets = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "assets")
-    torch.set_num_threads(2)
+    use_two_threads()
     kept = kept_in("distill_table.jsonl")
     lines = kept.read_text().splitlines() if kept.exists() else []
     done = {(row["network"], row["n"], row["way"]): row for row in map(json.loads, lines)}
     print("| network | n | way | parameters | original | before | after | rate | seconds |")
     print("|---|---|---|---|---|---|---|---|---|")
     for asked in sys.argv[2:] or CASES:
-        name, _, only = asked.partition(":")
+        name, only, steps = [*asked.split(":"), "", ""][:3]
         model = load(name, assets)
         train, _ = data_of(CASES[name], assets)
         test = questions(name, assets)
         for n in [int(only)] if only else (4, 2, 8):
             for way, make in ways(model, n, train).items():
-                row = done.get((name, n, way)) or cell(name, n, way, make, assets, test)
+                row = done.get((name, n, way)) or cell(
+                    name, n, way, make, int(steps or STEPS[name]), assets, test
+                )
                 if (name, n, way) not in done:
                     with kept.open("a") as file:
                         file.write(json.dumps(row) + "\n")

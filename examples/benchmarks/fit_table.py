@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import kept_in
+from results import kept_in, use_two_threads
 from torch import nn
 
 import phnnify
@@ -205,7 +205,7 @@ def load(name: str, assets: Path) -> nn.Module:
 def main() -> None:
     """Print the table as Markdown, one row a cell."""
     assets = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "assets")
-    torch.set_num_threads(2)
+    use_two_threads()
     kept = kept_in("fit_table.jsonl")
     done = (
         {tuple(row[:3]): row for row in map(json.loads, kept.read_text().splitlines())}

@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from distill_table import TEXT_BATCH, judged, material, questions
 from fit_table import CASES, data_of, load
-from results import kept_in
+from results import kept_in, use_two_threads
 
 import phnnify
 from phnnify.augment import Augmentation
@@ -49,7 +48,7 @@ def main() -> None:
     """Print the table as Markdown, one row a change."""
     name, steps, *changes = sys.argv[1:]
     assets = Path(__file__).parents[3] / "shared" / "assets"
-    torch.set_num_threads(2)
+    use_two_threads()
     kept = kept_in("recipe_table.jsonl")
     lines = kept.read_text().splitlines() if kept.exists() else []
     done = {tuple(row[:3]): row for row in map(json.loads, lines)}

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from distill_table import TEXT_BATCH, judged, material, questions
 from fit_table import CASES, data_of, load
+from results import use_two_threads
 from torch import Tensor, nn
 
 import phnnify
@@ -110,7 +111,7 @@ def main() -> None:
     """Print the table as Markdown, one row a share."""
     name, steps, *shares = sys.argv[1:]
     assets = Path(__file__).parents[3] / "shared" / "assets"
-    torch.set_num_threads(2)
+    use_two_threads()
     teacher, test, samples = load(name, assets).eval(), questions(name, assets), material(name, assets)
     student = phnnify.convert(teacher, 4, data=data_of(CASES[name], assets)[0]).model
     size = TEXT_BATCH if name == "charlm" else 128

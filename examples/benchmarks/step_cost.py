@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from distill_table import TEXT_BATCH, material
 from fit_table import CASES, data_of, load
+from results import use_two_threads
 from timing import interleaved, verdict
 from torch import nn
 
@@ -55,7 +56,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "resnet20"
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 8
     assets = Path(__file__).parents[3] / "shared" / "assets"
-    torch.set_num_threads(2)
+    use_two_threads()
     teacher = load(name, assets).eval()
     train = data_of(CASES[name], assets)[0]
     students = {"dense": teacher} | {

@@ -3,9 +3,9 @@
     python examples/benchmarks/ten_minutes.py NETWORK N|BUDGET [MINUTES [FIELD=VALUE,...]]
 
 NETWORK is one of the assets (../shared/assets beside the checkout), N an order such as 4, or a budget such as
-25%. The time runs from the first read of the data; what the conversion leaves of it goes to the distillation.
-The last state is what is measured, afterwards, on the whole test set: nothing is chosen on test data. Fields
-of `phnnify.Recipe` can be changed, as in recipe_table.py.
+25%. The time runs from the first read of the data; what the conversion leaves of it (a second at least) goes
+to the distillation. The last state is what is measured, afterwards, on the whole test set: nothing is chosen
+on test data. Fields of `phnnify.Recipe` can be changed, as in recipe_table.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from distill_table import TEXT_BATCH, judged, material, questions
 from fit_table import CASES, data_of, load, parameters
 from recipe_table import changed
+from results import use_two_threads
 
 import phnnify
 from phnnify.augment import Augmentation
@@ -28,7 +28,7 @@ def main() -> None:
     name, size, *more = sys.argv[1:]
     minutes, changes = float(more[0]) if more else 10.0, more[1] if more[1:] else "none"
     assets = Path(__file__).parents[3] / "shared" / "assets"
-    torch.set_num_threads(2)
+    use_two_threads()
     teacher = load(name, assets)
     start = time.monotonic()
     samples, train = material(name, assets), data_of(CASES[name], assets)[0]
@@ -36,7 +36,8 @@ def main() -> None:
     student = phnnify.convert(teacher, 4 if budget else int(size), budget=budget, data=train).model
     converted = time.monotonic() - start
     recipe = phnnify.Recipe(
-        minutes=minutes - converted / 60, batch=TEXT_BATCH if name == "charlm" else 128, device="cpu",
+        minutes=max(minutes - converted / 60, 1 / 60),
+        batch=TEXT_BATCH if name == "charlm" else 128, device="cpu",
         augment=Augmentation.read("flip,crop" if name.startswith("resnet") else "none"),
     )  # fmt: skip
     result = phnnify.distill(teacher, student, samples, changed(recipe, changes))

@@ -1,0 +1,51 @@
+"""Benchmark scripts run to their end, in a short form; what they print is not judged here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "examples" / "benchmarks"
+MLP = "mnist_mlp_6_200"
+
+
+def printed(script: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / script, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        ("distill_table.py", ["ASSETS", f"{MLP}:8:4"], f"| {MLP} | 8 | SVD, data |"),
+        ("recipe_table.py", [MLP, 4, "average=0"], "| average=0 |"),
+        ("ten_minutes.py", [MLP, 4, 0.02], "of original, converted, distilled"),
+        ("step_cost.py", [MLP, 1], "| bf16 |"),
+        ("stages_table.py", [MLP, 4, 0.5], f"| {MLP} | 4 | 2 |"),
+        ("channel_order.py", [MLP, 4, 4], "all: "),
+        ("further_forms.py", ["ASSETS", MLP, 8], "| sum |"),
+    ],
+)
+def test_a_script_prints_its_table(
+    script: str,
+    arguments: list[object],
+    words: str,
+    assets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PHNNIFY_RESULTS", str(tmp_path))  # nothing is finished there
+    assert words in printed(script, *(assets if given == "ASSETS" else given for given in arguments))
+
+
+@pytest.mark.slow
+def test_the_coverage_table_has_a_row_for_each_network_asked_for() -> None:
+    table = printed("coverage_table.py", "nn.LSTM")
+    assert table.count("\n|") >= 2
