@@ -11,7 +11,6 @@ import torch
 from phnnify.batches import Batch
 from tests.survey_network import Net, inputs, network
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, also in commands that tests run
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
