@@ -19,7 +19,8 @@ from phnnify.export import export_onnx
 from phnnify.pipeline import convert
 from phnnify.render import show_report
 from phnnify.report import Change
-from phnnify.store import read_network, save
+from phnnify.sources import read_network
+from phnnify.store import save
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent / "examples" / "digits" / "model.pt"

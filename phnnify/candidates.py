@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from phnnify import store
+from phnnify import sources, store
 from phnnify.archive import is_program
 from phnnify.files import is_folder
 from phnnify.inputs import InputSpec
@@ -22,7 +22,7 @@ class Candidate:
     Attributes:
         network: The network; of an ONNX file, its session.
         name: The file's name, or the class of a network in memory.
-        path: Its file or folder; None where it is in memory only.
+        path: Its file or folder; None where it is in memory only, or a library's.
         arch, trust: How it was read.
         inputs: What it takes, where the file says so.
     """
@@ -58,20 +58,22 @@ def read_candidate(
     """Read a network to compare.
 
     Args:
-        path: An .onnx file, or what `store.read_any` takes.
+        path: An .onnx file, or what `sources.read_any` takes.
         arch: Where the network comes from if the file holds only weights; else it is not used.
         trust: Let code stored in the file run.
         threads: For ONNX Runtime.
 
     Raises:
-        FileError, UntrustedError, ModelError, ExportError: as `store.read_any` and `OnnxNetwork` do.
+        FileError, UntrustedError, ModelError, ExportError: as `sources.read_any` and `OnnxNetwork` do.
     """
     if path.suffix == ONNX:
         return Candidate(OnnxNetwork(path, threads=threads), path.name, path)
+    if sources.is_library_name(path):
+        return Candidate(sources.read_any(path), str(path))
     inputs: tuple[InputSpec, ...] = ()
     if is_program(path):
-        source = store.read_network(path, trust=trust)
+        source = sources.read_network(path, trust=trust)
         network, inputs = source.model, source.inputs
     else:
-        network = store.read_any(path, arch=None if is_folder(path) else arch, trust=trust)
+        network = sources.read_any(path, arch=None if is_folder(path) else arch, trust=trust)
     return Candidate(network.eval(), path.resolve().name, path, arch, trust, inputs)

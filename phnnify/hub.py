@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from phnnify.errors import FileError, ModelError, UntrustedError, UsageError
 from phnnify.folders import CONFIG, entries, read_description
 from phnnify.measure import first_line
+from phnnify.offline import offline
 from phnnify.weights import tied_names
 
 _OLDEST = (4, 48)
@@ -269,22 +269,15 @@ def _version(transformers: ModuleType) -> tuple[int, ...]:
 @contextmanager
 def _undisturbed(transformers: Any) -> Iterator[None]:
     """While it lasts, transformers says nothing, asks no server, and draws from no one's random numbers."""
-    import huggingface_hub
-
     talk = transformers.utils.logging
     level, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
-    # Sessions that versions before 1 made while offline would stay so.
-    forget = getattr(huggingface_hub.utils, "reset_sessions", lambda: None)
-    offline = patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), offline:
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), offline():
         warnings.simplefilter("ignore")
         talk.set_verbosity(talk.CRITICAL)
         talk.disable_progress_bar()
-        forget()
         try:
             yield
         finally:
-            forget()
             talk.set_verbosity(level)
             if bars:
                 talk.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""Python objects named on the command line: `file.py:callable` or `package.module:callable`."""
+"""Python objects named on the command line: `file.py:callable`, `package.module:callable`, `timm:name`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from torch import nn
 
 from phnnify.errors import FileError, ModelError, UsageError
 from phnnify.measure import first_line
+from phnnify.zoos import build_named, is_named
 
 _FORM = "the form is file.py:callable or package.module:callable"
 
 
 def build_network(reference: str) -> nn.Module:
-    """Call what `--arch` names, without arguments: it must give a network.
+    """Call what `--arch` names, without arguments: it must give a network; or build a library's (`zoos`).
 
     Raises:
         UsageError: the reference has another form.
         FileError: there is no such file, module or name, or it cannot be imported.
         ModelError: the call fails, or gives something that is not a network.
     """
+    if is_named(reference):
+        return build_named(reference)
     build = load_callable(reference, "--arch")
     try:
         network = build()

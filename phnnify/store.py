@@ -1,4 +1,4 @@
-"""Reading networks from files and writing converted ones.
+"""Writing converted networks, and reading them back.
 
 A converted network goes out in one of four forms. A `.safetensors` file holds the tensors, and the plan in
 its metadata: `load` applies the plan to a fresh network of the user's class and fills it, without unpickling
@@ -10,7 +10,6 @@ network again.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -18,119 +17,24 @@ import torch
 from torch import nn
 
 from phnnify import folders, hub
-from phnnify.archive import Content, is_program, read_content
+from phnnify.archive import Content, read_content
 from phnnify.errors import FileError, UsageError
 from phnnify.files import check_target, is_folder, replacing, replacing_folder
 from phnnify.folders import METADATA_KEY
 from phnnify.given import shown_algebras
 from phnnify.hyperfile import HYPER_KEY, describe_hyper, inner_network, rebuild_hyper
 from phnnify.hypernet import HyperNetwork
-from phnnify.inputs import Inputs, InputSpec, read_inputs
+from phnnify.inputs import Inputs, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
 from phnnify.plan import Decision, Plan
-from phnnify.programs import read_program, write_program
+from phnnify.programs import write_program
 from phnnify.rebuild import rebuild
-from phnnify.references import build_network
-from phnnify.weights import load_weights, tied_names
+from phnnify.weights import tied_names
 
 PICKLED = (".pt", ".pth", ".bin")
 PROGRAM = ".pt2"
 ENDINGS = (".safetensors", *PICKLED, PROGRAM)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A network read from a file or folder.
-
-    Attributes:
-        model: The network.
-        form: What it came as: 'weights', 'module', 'folder' or 'program'.
-        inputs: What it takes, where the file says so.
-    """
-
-    model: nn.Module
-    form: str
-    inputs: tuple[InputSpec, ...] = ()
-
-    @property
-    def ending(self) -> str:
-        """The ending for a converted file: like in, like out."""
-        return {"weights": ".safetensors", "module": ".pt", "folder": "", "program": PROGRAM}[self.form]
-
-
-def read_network(path: Path, *, arch: str | None = None, trust: bool = False) -> Source:
-    """Read the network to convert.
-
-    Args:
-        path: A file of weights (with `arch`), a pickled module, a program (.pt2), or a Hugging Face folder.
-        arch: Where the network comes from when the file holds only weights (`references`).
-        trust: Let code stored in the file or folder run.
-
-    Raises:
-        FileError: the file is not a network that can be converted.
-        UntrustedError: the file needs `trust`.
-        ModelError: the weights do not fit the network.
-    """
-    if is_program(path):
-        if arch:
-            raise FileError(f"{path} holds a whole network", hint="leave --arch out")
-        program = read_program(path, trust=trust)
-        return Source(program.model, "program", program.inputs)
-    content = _content(path, arch, trust)
-    if HYPER_KEY in content.metadata:
-        raise FileError(f"{path} is a hypernetwork", hint="freeze it first: phnnify hyper --at NAME=VALUE")
-    if METADATA_KEY in content.metadata or _has_phm(content):
-        raise FileError(f"{path} is already converted", hint="convert the original, with another n")
-    if is_folder(path):
-        return Source(hub.read_network(path, content.tensors, trust=trust), "folder")
-    if content.module is not None:
-        if arch:
-            raise FileError(f"{path} holds a whole module", hint="leave --arch out")
-        return Source(content.module, "module")
-    if not arch:
-        raise FileError(
-            f"{path} holds weights only: {_described(content)}",
-            hint="say which network they belong to with --arch file.py:callable",
-        )
-    model = build_network(arch)
-    load_weights(model, content.tensors, str(path))
-    return Source(model, "weights")
-
-
-def read_any(path: Path, *, arch: str | None = None, trust: bool = False) -> nn.Module:
-    """Read a network, converted or not, as `read_network` and `load` do; in eval mode."""
-    if is_program(path):
-        return read_network(path, arch=arch, trust=trust).model
-    content = _content(path, arch, trust)
-    if content.module is not None:
-        return content.module.eval()
-    if METADATA_KEY in content.metadata or HYPER_KEY in content.metadata:
-        return load(path, build_network(arch) if arch else None, trust=trust)
-    return read_network(path, arch=arch, trust=trust).model.eval()
-
-
-def read_converted(path: Path, *, arch: str | None = None, trust: bool = False) -> nn.Module:
-    """Read a converted network as `read_any` does.
-
-    Raises:
-        FileError: it is not converted.
-    """
-    model = read_any(path, arch=arch, trust=trust)
-    if not any(isinstance(module, PHMLayer) for module in model.modules()):
-        raise FileError(f"{path} is not converted", hint="phnnify convert makes a student of an original")
-    return model
-
-
-def _content(path: Path, arch: str | None, trust: bool) -> Content:
-    if not is_folder(path):
-        return read_content(path, trust=trust)
-    if arch:
-        raise FileError(
-            f"{path} is a folder that says itself which network it holds", hint="leave --arch out"
-        )
-    folders.read_description(path)  # a folder of something else is told apart first
-    return folders.read_folder(path, trust=trust)
 
 
 def size_of(path: Path) -> int:
@@ -140,19 +44,6 @@ def size_of(path: Path) -> int:
         FileError: the folder has no weights.
     """
     return folders.weight_bytes(path) if is_folder(path) else path.stat().st_size
-
-
-def _has_phm(content: Content) -> bool:
-    return content.module is not None and any(isinstance(m, PHMLayer) for m in content.module.modules())
-
-
-def _described(content: Content) -> str:
-    names = list(content.tensors)
-    return (
-        f"{len(names)} tensors ({', '.join(names[:3])}, ...)"
-        if len(names) > 3
-        else ", ".join(names) or "none"
-    )
 
 
 def save(
@@ -221,11 +112,6 @@ def check_output(path: Path) -> None:
         FileError: something stands there that is not replaced, or its folder does not exist.
     """
     check_target(path, replaces=folders.is_converted if path.suffix not in ENDINGS else None)
-
-
-def name_beside(path: Path, label: str, ending: str) -> Path:
-    """The default name, in the current folder, for what is made from a file or folder: net-n4.pt, bert-n4."""
-    return Path(f"{path.resolve().name}-{label}" if is_folder(path) else f"{path.stem}-{label}{ending}")
 
 
 def plan_of(model: nn.Module) -> Plan:
@@ -310,15 +196,23 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust: bool = Fals
         ModelError, PlanError: the network given does not fit the file.
     """
     path = Path(path)
-    if is_folder(path):
-        return _from_folder(path, model, trust)
-    content = read_content(path, trust=trust)
+    return converted_of(read_stored(path, trust=trust), path, model, trust=trust)
+
+
+def converted_of(
+    content: Content, path: Path, model: nn.Module | None = None, *, trust: bool = False
+) -> nn.Module:
+    """The converted network, as `load` gives it, of a file or folder whose content was read already."""
     if content.module is not None:
-        if not _has_phm(content):
+        if not has_phm(content):
             raise FileError(f"{path} holds a network that is not converted", hint="torch.load reads it")
         return content.module.eval()
     if METADATA_KEY not in content.metadata and HYPER_KEY not in content.metadata:
+        if is_folder(path):
+            raise FileError(f"{path} holds a network that is not converted", hint="transformers reads it")
         raise FileError(f"{path} holds weights that phnnify did not write")
+    if model is None and is_folder(path):
+        model = hub.fresh_network(path, content.tensors, trust=trust)
     if model is None:
         raise FileError(
             f"{path} holds weights and a plan; the network's class is needed too",
@@ -344,12 +238,19 @@ def from_pretrained(folder: str | Path, *, trust: bool = False) -> nn.Module:
         UntrustedError: the folder needs `trust`.
         ModelError, PlanError: the weights do not fit the network that it describes.
     """
-    return _from_folder(Path(folder), None, trust)
+    folder = Path(folder)
+    folders.read_description(folder)
+    return converted_of(folders.read_folder(folder, trust=trust), folder, trust=trust)
 
 
-def _from_folder(path: Path, model: nn.Module | None, trust: bool) -> nn.Module:
-    content = _content(path, None, trust)
-    if METADATA_KEY not in content.metadata:
-        raise FileError(f"{path} holds a network that is not converted", hint="transformers reads it")
-    fresh = hub.fresh_network(path, content.tensors, trust=trust) if model is None else model
-    return rebuild(fresh, content, str(path)).eval()
+def read_stored(path: Path, *, trust: bool = False) -> Content:
+    """What a file or a Hugging Face folder holds; see `archive.read_content` and `folders.read_folder`."""
+    if not is_folder(path):
+        return read_content(path, trust=trust)
+    folders.read_description(path)  # a folder of something else is told apart first
+    return folders.read_folder(path, trust=trust)
+
+
+def has_phm(content: Content) -> bool:
+    """Whether it is a whole module that is converted."""
+    return content.module is not None and any(isinstance(m, PHMLayer) for m in content.module.modules())

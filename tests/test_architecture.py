@@ -17,6 +17,7 @@ PACKAGE = Path(phnnify.__file__).parent
 ORDER = [
     "errors",
     "quiet",
+    "offline",
     "algebra",
     "algebras",
     "products",
@@ -54,6 +55,7 @@ ORDER = [
     "runtime",
     "constants",
     "asked",
+    "zoos",
     "references",
     "archive",
     "batches",
@@ -84,6 +86,7 @@ ORDER = [
     "hyperfile",
     "hub",
     "store",
+    "sources",
     "export",
     "chart",
     "report",
@@ -120,7 +123,9 @@ HOMES = {
     "tomlkit": {"constants", "plan"},
     "accelerate": {"engine"},
     "transformers": {"hub"},
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"offline"},
+    "timm": {"zoos"},
+    "torchvision": {"zoos"},
     "pickle": set[str](),
 }
 LAZY = {"onnx", "onnxruntime", "onnxscript", "PIL", "accelerate", "transformers", "huggingface_hub"}

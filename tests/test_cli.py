@@ -550,7 +550,7 @@ def test_a_failed_export_leaves_the_model_and_the_report_and_no_onnx_file() -> N
 
 
 STAGES = (
-    "phnnify.store.load_weights",
+    "phnnify.sources.load_weights",
     "phnnify.pipeline.trace",
     "phnnify.pipeline.make_plan",
     "phnnify.conversion.fit_weights",

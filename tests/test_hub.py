@@ -19,7 +19,8 @@ from phnnify import archive, files, folders, hub
 from phnnify.errors import FileError, ModelError, PhnnifyError, UntrustedError, UsageError
 from phnnify.folders import METADATA_KEY
 from phnnify.layers import PHMLayer, PHMLinear
-from phnnify.store import read_any, read_converted, read_network, save, size_of
+from phnnify.sources import read_any, read_converted, read_network
+from phnnify.store import save, size_of
 from tests.hub_networks import bert, describe, described, folder_of, gpt2, llama
 from tests.networks import same_tensors, small
 

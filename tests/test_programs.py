@@ -22,7 +22,7 @@ from phnnify.inputs import InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import copied
 from phnnify.programs import read_program, write_program
-from phnnify.store import read_network
+from phnnify.sources import read_network
 from tests.graph_networks import Branching, Tied
 
 

@@ -1,4 +1,4 @@
-"""Reading networks from files and writing converted ones."""
+"""Writing converted networks and reading them back."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from phnnify.folders import METADATA_KEY
 from phnnify.layers import PHMLayer
 from phnnify.measure import parameter_count
 from phnnify.pipeline import Result, convert
-from phnnify.store import ENDINGS, Source, load, plan_of, read_any, read_network, save
-from tests.networks import ARCH, Branches, Small, Tied, same_tensors, sequence, small
+from phnnify.store import ENDINGS, load, plan_of, save
+from tests.networks import Branches, Small, Tied, same_tensors, sequence, small
 
 
 def converted() -> Result:
@@ -51,78 +51,6 @@ def refused(call: Callable[[], Any], kind: type[PhnnifyError]) -> PhnnifyError:
         call()
     assert type(caught.value) is kind
     return caught.value
-
-
-# Reading originals
-
-
-@pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin", "net.safetensors"])
-def test_weights_are_read_into_the_network_that_arch_names(name: str, tmp_path: Path) -> None:
-    if name.endswith(".safetensors"):
-        safetensors.torch.save_file(small().state_dict(), tmp_path / name)
-    else:
-        torch.save(small().state_dict(), tmp_path / name)
-    source = read_network(tmp_path / name, arch=ARCH)
-    assert isinstance(source.model, Small)
-    assert same_tensors(source.model.state_dict(), small().state_dict())
-    assert (source.form, source.ending) == ("weights", ".safetensors")
-
-
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
-@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
-def test_checkpoints_of_wrapped_networks_are_read(key: str, prefix: str, tmp_path: Path) -> None:
-    state = {prefix + name: value for name, value in small().state_dict().items()}
-    torch.save({key: state, "epoch": 1}, tmp_path / "net.pt")
-    model = read_network(tmp_path / "net.pt", arch=ARCH).model
-    assert same_tensors(model.state_dict(), small().state_dict())
-
-
-def test_a_module_of_torchs_own_classes_is_read_without_trust(tmp_path: Path) -> None:
-    torch.save(sequence(), tmp_path / "net.pt")
-    source = read_network(tmp_path / "net.pt")
-    assert repr(source.model) == repr(sequence())
-    assert (source.form, source.ending) == ("module", ".pt")
-
-
-def test_a_users_module_is_read_with_trust_only(tmp_path: Path) -> None:
-    torch.save(small(), tmp_path / "net.pt")
-    error = refused(lambda: read_network(tmp_path / "net.pt"), UntrustedError)
-    assert "tests.networks.Small" in str(error)
-    assert isinstance(read_network(tmp_path / "net.pt", trust=True).model, Small)
-
-
-def test_weights_without_arch_are_refused_with_what_was_found(tmp_path: Path) -> None:
-    torch.save(small().state_dict(), tmp_path / "net.pt")
-    error = refused(lambda: read_network(tmp_path / "net.pt"), FileError)
-    assert "holds weights only: 9 tensors (hidden.weight, hidden.bias, norm.weight, ...)" in str(error)
-    assert error.hint == "say which network they belong to with --arch file.py:callable"
-
-
-@pytest.mark.parametrize(("names", "found"), [([], "none"), (["a"], "a"), (["a", "b"], "a, b")])
-def test_few_weights_without_arch_are_all_named(names: list[str], found: str, tmp_path: Path) -> None:
-    safetensors.torch.save_file({name: torch.zeros(1) for name in names}, tmp_path / "net.safetensors")
-    error = refused(lambda: read_network(tmp_path / "net.safetensors"), FileError)
-    assert str(error).endswith(f"holds weights only: {found}")
-
-
-def test_arch_for_a_whole_module_is_refused(tmp_path: Path) -> None:
-    torch.save(sequence(), tmp_path / "net.pt")
-    error = refused(lambda: read_network(tmp_path / "net.pt", arch=ARCH), FileError)
-    assert (str(error).endswith("holds a whole module"), error.hint) == (True, "leave --arch out")
-
-
-def test_weights_of_another_network_name_the_file(tmp_path: Path) -> None:
-    torch.save(sequence().state_dict(), tmp_path / "net.pt")
-    error = refused(lambda: read_network(tmp_path / "net.pt", arch=ARCH), ModelError)
-    assert "net.pt does not fit Small" in str(error)
-
-
-@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
-def test_a_converted_file_is_not_converted_again(ending: str, tmp_path: Path) -> None:
-    save(convert(sequence(), 2).model, tmp_path / f"net{ending}")
-    error = refused(lambda: read_network(tmp_path / f"net{ending}", arch=ARCH), FileError)
-    assert "is already converted" in str(error)
-    assert error.hint == "convert the original, with another n"
 
 
 # Round trips
@@ -581,27 +509,6 @@ def test_a_plan_that_keeps_what_was_converted_is_an_error(saved: Path) -> None:
     safetensors.torch.save_file(tensors, saved, metadata={METADATA_KEY: json.dumps(plan)})
     error = refused(lambda: load(saved, Small()), ModelError)
     assert "1 missing (hidden.weight); 2 unexpected (hidden.A, hidden.S)" in str(error)
-
-
-# Reading any
-
-
-def test_read_any_reads_originals_and_converted_ones(saved: Path, tmp_path: Path) -> None:
-    torch.save(small().state_dict(), tmp_path / "weights.pt")
-    torch.save(sequence().train(), tmp_path / "module.pt")
-    x = torch.randn(2, 16)
-    assert torch.equal(read_any(saved, arch=ARCH)(x), load(saved, Small())(x))
-    assert torch.equal(read_any(tmp_path / "weights.pt", arch=ARCH)(x), small()(x))
-    assert torch.equal(read_any(tmp_path / "module.pt")(x), sequence()(x))
-
-
-def test_read_any_of_weights_needs_arch(saved: Path) -> None:
-    refused(lambda: read_any(saved), FileError)
-
-
-@pytest.mark.parametrize(("form", "ending"), [("weights", ".safetensors"), ("module", ".pt"), ("folder", "")])
-def test_like_in_like_out(form: str, ending: str) -> None:
-    assert Source(nn.Identity(), form).ending == ending
 
 
 DUAL = Algebra.of("dual", [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]]])

@@ -31,7 +31,7 @@ import phnnify
 from phnnify import cli
 from phnnify.inputs import random_example, read_inputs
 from phnnify.references import build_network
-from phnnify.store import read_any
+from phnnify.sources import read_any
 
 Metric = Callable[[nn.Module, Path], str]
 

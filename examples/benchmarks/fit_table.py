@@ -39,7 +39,7 @@ from phnnify.opened import open_modules
 from phnnify.pipeline import input_specs
 from phnnify.plan import Plan, PlanOptions, make_plan
 from phnnify.rewrite import rewrite
-from phnnify.store import read_network
+from phnnify.sources import read_network
 from phnnify.survey import NORMS, survey
 from phnnify.trace import trace
 

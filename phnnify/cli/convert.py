@@ -111,7 +111,7 @@ def convert(
     as_json: options.Json = False,
 ) -> None:
     """Write a smaller copy of a trained network."""
-    from phnnify import pipeline, store
+    from phnnify import pipeline, sources, store
     from phnnify.export import export_onnx
     from phnnify.inputs import read_inputs
 
@@ -138,7 +138,7 @@ def convert(
         if onnx and not (specs or data):
             raise UsageError("--onnx needs an example input", hint="such as --input 1x3x32x32")
         label = "small" if budget or max_drop else form_label(n, followed, algebra, init)
-        target = output or store.name_beside(model, label, source.ending)
+        target = output or sources.name_beside(model, label, source.ending)
         store.check_ending(target, source.model)
         if target.suffix == store.PROGRAM and not (specs or data):
             raise UsageError("a .pt2 file needs an example input", hint="such as --input 1x3x32x32")
@@ -154,7 +154,7 @@ def convert(
         )  # fmt: skip
         if not is_first():
             return
-        done = save_final(result, target, model, model, watch)
+        done = save_final(result, target, source.bytes, model, watch)
         try:
             if onnx:
                 watch(f"exporting {onnx.name}", 0, 0)

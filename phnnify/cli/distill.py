@@ -66,7 +66,7 @@ def distill(
     as_json: options.Json = False,
 ) -> None:
     """Train a converted network to answer as its original does."""
-    from phnnify import pipeline, store
+    from phnnify import pipeline, sources, store
 
     data_options = read_data_options(size, mean, std)
     recipe = read_recipe(
@@ -74,7 +74,7 @@ def distill(
         temperature=temperature, labels=labels, hidden=hidden, augment=augment, precision=precision,
         checkpoint_minutes=checkpoint_minutes, device=device, seed=seed,
     )  # fmt: skip
-    target = output or store.name_beside(student, "distilled", student.suffix)
+    target = output or sources.name_beside(student, "distilled", student.suffix)
     reports = report or []
     store.check_ending(target)
     check_targets(teacher, [log, *reports], reports, output=target)
@@ -82,16 +82,17 @@ def distill(
     files = run_files(target, resume, log)
     with at_work(quiet=quiet or as_json or not is_first()) as watch:
         watch(f"reading {teacher.name}", 0, 0)
-        original = read_source(teacher, arch, trust, "cpu", seed).model
+        original = read_source(teacher, arch, trust, "cpu", seed)
         watch(f"reading {student.name}", 0, 0)
-        converted = store.read_converted(student, arch=arch, trust=trust)
+        converted = sources.read_converted(student, arch=arch, trust=trust)
         store.check_ending(target, converted)
         result = pipeline.distill(
-            original, converted, data, recipe,
+            original.model, converted, data, recipe,
             eval_data=evaluation, data_options=data_options, files=files, watch=watch,
         )  # fmt: skip
         if not is_first():
             return
-        done = save_final(result, target, teacher, student if student.is_dir() else teacher, watch)
+        folder = student if student.is_dir() else teacher
+        done = save_final(result, target, original.bytes, folder, watch)
     write_reports(done, reports)
     conclude(done, [target, *reports], result.trouble, quiet=quiet, as_json=as_json)

@@ -34,7 +34,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a network, converted or not, as a checked ONNX file or torch.export program."""
-    from phnnify import render, store
+    from phnnify import render, sources, store
     from phnnify.export import export_onnx
     from phnnify.inputs import read_inputs
 
@@ -46,7 +46,7 @@ def export(
         raise UsageError(f"--pt2 {pt2} must end in {store.PROGRAM}")
     with at_work(quiet=quiet or as_json) as watch:
         watch(f"reading {model.name}", 0, 0)
-        network = store.read_any(model, arch=arch, trust=trust)
+        network = sources.read_any(model, arch=arch, trust=trust)
         checked = None
         if pt2:
             watch(f"exporting {pt2.name}", 0, 0)

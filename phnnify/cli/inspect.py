@@ -43,7 +43,7 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Show what convert would do to each layer, and why; writes no model."""
-    from phnnify import pipeline, store
+    from phnnify import pipeline
     from phnnify.files import write_text
     from phnnify.inputs import read_inputs
     from phnnify.report import Change
@@ -62,7 +62,7 @@ def inspect(
             embeddings=embeddings, algebra=algebra, share_algebra=share_algebra, init=init, budget=budget,
             data=data, samples=samples, data_options=data_options, curves=curves, seed=seed, watch=watch,
         )  # fmt: skip
-    described = described.with_files(Change(store.size_of(model)))
+    described = described.with_files(Change(source.bytes))
     if plan:
         write_text(plan, made.to_json() if plan.suffix == ".json" else made.to_toml())
     write_reports(described, reports)

@@ -11,8 +11,8 @@ ModelPath = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="A .safetensors, .pt, .pth, .bin or .pt2 file, told by its contents; or a Hugging Face folder "
-        "(config.json and .safetensors).",
+        help="A .safetensors, .pt, .pth, .bin or .pt2 file, told by its contents; a Hugging Face folder "
+        "(config.json and .safetensors); or timm:NAME or torchvision:NAME, with weights from its cache.",
     ),
 ]
 N = Annotated[
@@ -28,7 +28,7 @@ Arch = Annotated[
     str | None,
     typer.Option(
         help="Where the network comes from when MODEL holds only weights: file.py:callable or "
-        "package.module:callable, called without arguments.",
+        "package.module:callable, called without arguments; or timm:NAME or torchvision:NAME.",
         metavar="REF",
     ),
 ]

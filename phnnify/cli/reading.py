@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from phnnify.data import DataOptions
     from phnnify.plan import Plan
     from phnnify.recipe import Recipe
-    from phnnify.store import Source
+    from phnnify.sources import Source
 
 
 def refuse_without(option: str, dependent: Iterable[str], context: typer.Context) -> None:
@@ -77,11 +77,11 @@ def read_source(model: Path, arch: str | None, trust: bool, device: str, seed: i
     """
     import torch
 
-    from phnnify import store
+    from phnnify import sources
 
     torch.manual_seed(seed)
     place = _device(device)
-    source = store.read_network(model, arch=arch, trust=trust)
+    source = sources.read_network(model, arch=arch, trust=trust)
     source.model.to(place)
     return source
 

@@ -108,8 +108,8 @@ def save_network(result: Result, target: Path, folder: Path) -> None:
         store.save(network, target, result.plan, original=original, inputs=result.inputs)
 
 
-def save_final(result: Result, target: Path, original: Path, folder: Path, watch: Watcher) -> Report:
-    """Write the final network, drop the state of a run that led to it, and add both sizes to the report."""
+def save_final(result: Result, target: Path, before: int, folder: Path, watch: Watcher) -> Report:
+    """Write the final network, drop the state of a run that led to it, and add both sizes, in bytes."""
     from phnnify import store
     from phnnify.checkpoint import remove_checkpoint
     from phnnify.report import Change
@@ -118,7 +118,7 @@ def save_final(result: Result, target: Path, original: Path, folder: Path, watch
     save_network(result, target, folder)
     if result.report.distillation:
         remove_checkpoint(_checkpoint_of(target))
-    return result.report.with_files(Change(store.size_of(original), store.size_of(target)))
+    return result.report.with_files(Change(before, store.size_of(target)))
 
 
 def write_reports(report: Described, paths: Sequence[Path]) -> None:
