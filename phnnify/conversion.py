@@ -50,7 +50,8 @@ def convert_by(model: nn.Module, choice: Choice, batches: Sequence[Batch], watch
     Raises:
         ModelError: the network cannot be copied or run, or holds a weight that is not finite.
     """
-    opened, plan = open_modules(model), choice.plan
+    plan = choice.plan
+    opened = open_modules(model, bare=plan.conversions)
     weights = dense_weights(opened, plan.conversions)
     fits = fit_weights(
         weights,
@@ -80,7 +81,8 @@ def draw_by(model: nn.Module, choice: Choice, seed: int) -> Conversion:
     """
     plan = choice.plan
     network, kept = fresh_network(model, seed)
-    factors = fresh_factors(plan, dense_weights(open_modules(network), plan.conversions), seed)
+    weights = dense_weights(open_modules(network, bare=plan.conversions), plan.conversions)
+    factors = fresh_factors(plan, weights, seed)
     notes = [NOTHING_FITTED, *kept_note(kept)]
     return Conversion(rewrite(network, factors, plan.algebras), choice, {}, notes)
 

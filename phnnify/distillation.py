@@ -124,7 +124,8 @@ class _Run:
         self.length = recipe.length(feed.steps_in_epoch() / self.processes)
         self.precision = compute_precision(recipe.precision, device)
         teacher = evaluation_copy(teacher) if _is_on(teacher, device) else copied(teacher, {}).to(device)
-        watched = open_modules(teacher) if recipe.hidden else teacher  # layers inside of others
+        layers = [name for name, _ in student.named_modules()]
+        watched = open_modules(teacher, bare=layers) if recipe.hidden else teacher  # layers inside of others
         self.lesson = Lesson(watched.eval(), recipe, self.precision)
         self.given, self.student = student, learning_copy(student, device, feed.batch)
         self.examined = learning_copy(student, device, feed.batch)  # for whatever must leave no trace

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from phnnify.algebras import Algebra
 from phnnify.asked import FIT, Form, Sizing
+from phnnify.bare_uses import opened_up
 from phnnify.batches import Batch, as_batch, calibration_batches
 from phnnify.choose import Budgeting, Choice, best_forms
 from phnnify.conversion import Watcher, convert_by, draw_by, nearest_of
@@ -26,7 +27,6 @@ from phnnify.given import shown_algebras
 from phnnify.inputs import Inputs, InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import submodule, tensor_bytes
-from phnnify.opened import open_modules
 from phnnify.plan import Decision, Plan, check_plan, make_plan
 from phnnify.recipe import Recipe, RunFiles
 from phnnify.report import Report, make_report
@@ -85,8 +85,9 @@ def inspect(
     sizing = Sizing.read(low_rank, budget, None, has_data=data is not None, form=form)
     batches = _batches(model, data, samples, data_options, seed, watch)
     watch("looking at the network", 0, 0)
-    opened = open_modules(model)
-    traced = trace(opened, read_inputs(inputs) or input_specs(batches), seed=seed)
+    specs = read_inputs(inputs) or input_specs(batches)
+    opened = opened_up(model, specs, seed=seed)
+    traced = trace(opened, specs, seed=seed)
     plan = make_plan(traced, form.plan_options(include, exclude, min_share, sizing.share, embeddings))
     if sizing.budget and plan.conversions:
         budgeting = Budgeting(opened, traced, plan, batches, _measuring(watch), curves)
@@ -178,8 +179,8 @@ def convert(
     sizing = Sizing.read(low_rank, budget, max_drop, has_data=data is not None, form=form)
     batches = _batches(model, data, samples * (2 if sizing.drop else 1), data_options, seed, watch)
     watch("looking at the network", 0, 0)
-    opened = open_modules(model)
     specs = read_inputs(inputs) or input_specs(batches)
+    opened = opened_up(model, specs, seed=seed, names=plan.conversions if plan else ())
     traced = trace(opened, specs, seed=seed)
     options = form.plan_options(include, exclude, min_share, sizing.share, embeddings)
     choice = Choice(check_plan(plan, traced) if plan else make_plan(traced, options))
@@ -253,7 +254,7 @@ def distill(
     evaluation = _Evaluation(eval_data, data_options, recipe.seed)
     watch("looking at the networks", 0, 0)
     specs = input_specs([next(make_feed(material, 1, 0).stream())])
-    traced = trace(open_modules(teacher), specs, seed=recipe.seed)
+    traced = trace(opened_up(teacher, specs, seed=recipe.seed), specs, seed=recipe.seed)
     plan = _plan_seen(traced, student)
     report = make_report(traced, plan)
     if eval_data is not None:

@@ -53,7 +53,7 @@ def rewrite(
         PlanError: there is no dense layer of that name.
         ModelError: the network cannot be copied.
     """
-    model = open_modules(model, factors)
+    model = open_modules(model, factors, bare=factors)
     memo: dict[int, Any] = {}
     shared: dict[torch.Size, Tensor] = {}
     for name, pair in factors.items():

@@ -68,6 +68,12 @@ def _special_table(module: nn.Module, parameter: str) -> bool:
     return module.max_norm is not None or module.sparse or module.scale_grad_by_freq
 
 
+_UNKNOWN = (  # whose forward alone says what the weight is
+    _kept(nn.Embedding, "unsupported kind: {kind}, a subclass of Embedding"),
+    _kept(nn.Linear, "unsupported kind: {kind}, a subclass of Linear"),
+    _kept(nn.modules.conv._ConvNd, "unsupported kind: {kind}, a subclass of a convolution"),
+    Rule(lambda module, parameter: True, reason="unsupported kind: {parameter} of {kind}"),
+)
 RULES: tuple[Rule, ...] = (
     _kept(PHMLayer, "already a PHM weight"),
     Rule(_computed, reason="its weight is computed by a parametrization (weight norm, spectral norm)"),
@@ -84,15 +90,21 @@ RULES: tuple[Rule, ...] = (
     _kept(NonDynamicallyQuantizableLinear, "used outside its module: attention reads the weight itself"),
     _kept(nn.MultiheadAttention, "unsupported kind: {parameter} of attention"),
     _kept(nn.RNNBase, "unsupported kind: {parameter} of a recurrent layer"),
-    _kept(nn.Embedding, "unsupported kind: {kind}, a subclass of Embedding"),
-    _kept(nn.Linear, "unsupported kind: {kind}, a subclass of Linear"),
-    _kept(nn.modules.conv._ConvNd, "unsupported kind: {kind}, a subclass of a convolution"),
-    Rule(lambda module, parameter: True, reason="unsupported kind: {parameter} of {kind}"),
+    *_UNKNOWN,
 )
 
 
 def rule_for(module: nn.Module, parameter: str) -> Rule:
     """The first rule that applies, with its reason filled in."""
-    rule = next(rule for rule in RULES if rule.applies(module, parameter))
+    rule = _first(module, parameter)
     reason = rule.reason.format(kind=type(module).__name__, parameter=parameter)
     return Rule(rule.applies, rule.becomes, reason)
+
+
+def is_unknown(module: nn.Module, parameter: str) -> bool:
+    """Whether a weight stays only because its module is of no known kind."""
+    return _first(module, parameter) in _UNKNOWN
+
+
+def _first(module: nn.Module, parameter: str) -> Rule:
+    return next(rule for rule in RULES if rule.applies(module, parameter))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -18,6 +19,7 @@ from phnnify.inputs import Example
 from phnnify.layers import PHMLayer
 from phnnify.measure import evaluation_copy, first_line, without_cache_
 from phnnify.opened import OPENED
+from phnnify.opened.bare import Held
 from phnnify.quiet import quiet
 from phnnify.rules import rule_for
 
@@ -77,12 +79,18 @@ class _Tracer(fx.Tracer):
 def _symbolic(model: nn.Module) -> Uses:
     modules: dict[str, int] = {}
     outside: set[str] = set()
+    paths = {id(module): path for path, module in model.named_modules()}
     for node in _Tracer().trace(model).nodes:
         if node.op == "call_module":
             for path, _ in model.get_submodule(str(node.target)).named_modules(prefix=str(node.target)):
                 modules[path] = modules.get(path, 0) + 1
         elif node.op == "get_attr":
-            outside.add(_site(str(node.target)))
+            held = _attribute(model, str(node.target))
+            if isinstance(held, Held):
+                path = paths[id(held.layer)]
+                modules[path] = modules.get(path, 0) + len(node.users)
+            else:
+                outside.add(_site(str(node.target)))
     return Uses("torch.fx", modules, frozenset(outside))
 
 
@@ -117,6 +125,11 @@ def _module_of(model: nn.Module, node: fx.Node) -> nn.Module:
 
 def _holds(module: nn.Module, parameter: nn.Parameter) -> bool:
     return any(mine is parameter for mine in module._parameters.values())
+
+
+def _attribute(model: nn.Module, name: str) -> Any:
+    path, _, last = name.rpartition(".")
+    return getattr(model.get_submodule(path), last)
 
 
 def _site(name: str) -> str:

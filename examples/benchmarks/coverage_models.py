@@ -473,6 +473,23 @@ class Functional(nn.Module):
         return out
 
 
+class Einsum(nn.Module):
+    """Weights in products, sums over several axes and a convolution, all without layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Parameter(torch.randn(16, 32) / 4)
+        self.heads = nn.Parameter(torch.randn(32, 4, 8) / 6)
+        self.join = nn.Parameter(torch.randn(32, 4, 8) / 6)
+        self.filters = nn.Parameter(torch.randn(16, 8, 3, 3) / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 16) → (batch, 16)."""
+        x = torch.einsum("bi,ihd->bhd", (x @ self.enter).relu(), self.heads)
+        x = torch.einsum("bhd,ohd->bo", x.relu(), self.join)
+        return F.conv2d(x.view(-1, 8, 2, 2), self.filters, padding=1).mean((2, 3))
+
+
 def _normed() -> nn.Module:
     return nn.Sequential(
         weight_norm(nn.Conv1d(8, 32, 5, padding=2)),
@@ -496,6 +513,7 @@ TORCH = (
     Case("branch on data", Branching, ("2x16",)),
     Case("weight norm", _normed, ("2x8x32",)),
     Case("F.linear", Functional, ("2x16",)),
+    Case("einsum, F.conv2d", Einsum, ("2x16",)),
 )
 
 

@@ -41,9 +41,9 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.algebra import Order
+from phnnify.bare_uses import opened_up
 from phnnify.inputs import Example, random_example
 from phnnify.measure import first_line, parameter_count
-from phnnify.opened import open_modules
 from phnnify.plan import Plan, PlanOptions, make_plan, with_orders
 from phnnify.report import LayerReport, Report, make_report
 from phnnify.trace import trace
@@ -92,7 +92,7 @@ class Checks:
 
     def row(self) -> Row:
         """Everything about it."""
-        found = trace(open_modules(self.original), self.case.specs)
+        found = trace(opened_up(self.original, self.case.specs), self.case.specs)
         plan = make_plan(found, PlanOptions(4, min_share=0))
         report = make_report(found, plan)
         share = (report.converted.before or 0) / parameter_count(self.original)

@@ -1,7 +1,8 @@
-"""Modules that keep dense weights as bare parameters, and twins that hold them in layers.
+"""Modules that keep dense weights as bare parameters, opened: their weights are held in layers.
 
 The weight of an `nn.Linear` can be traced, watched, fitted and replaced, because it belongs to a layer that
 is called. An opened twin computes the same as the module it stands for, with Linear layers for its weights.
+A user's own module keeps its class, and holds what it uses without a layer in layers beside it (`bare`).
 All that comes after this needs to know of layers only.
 
 A new kind costs one class and one line in `_KINDS` or `_OTHERS`.
@@ -17,6 +18,7 @@ from torch import nn
 
 from phnnify.measure import copied
 from phnnify.opened.attention import OpenAttention
+from phnnify.opened.bare import bare_parameter, hold_
 from phnnify.opened.linear import linear_like, linear_of_conv1d
 from phnnify.opened.recurrent import OpenGRU, OpenLSTM, OpenRecurrent, OpenRNN
 
@@ -37,12 +39,16 @@ _OTHERS: dict[str, Callable[[Any], nn.Module]] = {  # by name, so that nothing n
 }
 
 
-def open_modules(model: nn.Module, names: Iterable[str] | None = None) -> nn.Module:
+def open_modules(
+    model: nn.Module, names: Iterable[str] | None = None, *, bare: Iterable[str] = ()
+) -> nn.Module:
     """A network that shares all tensors with another one, with modules that hide weights opened.
 
     Args:
         model: It is not changed.
-        names: Open only what has one of these layers inside; by default everything.
+        names: Open only what has one of these layers inside; by default everything that hides weights in a
+            known way.
+        bare: The names of layers that are to hold what is used without a layer; others are passed over.
 
     Returns:
         The network itself where there is nothing to open.
@@ -56,7 +62,8 @@ def open_modules(model: nn.Module, names: Iterable[str] | None = None) -> nn.Mod
         inside = f"{path}." if path else ""
         if wanted is None or any(name == path or name.startswith(inside) for name in wanted):
             twins[id(module)] = _with_hooks(opener(module), module)
-    if not twins:
+    held = [name for name in bare if bare_parameter(model, name)]
+    if not (twins or held):
         return model
     if id(model) in twins:
         return twins[id(model)]
@@ -65,6 +72,10 @@ def open_modules(model: nn.Module, names: Iterable[str] | None = None) -> nn.Mod
     for module in opened.modules():
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, OPENED) for m in module.modules()):
             module.use_nested_tensor = False  # only torch's fused layers take those
+    for name in held:
+        found = bare_parameter(opened, name)
+        if found:
+            hold_(*found)
     return opened
 
 

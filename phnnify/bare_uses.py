@@ -1,0 +1,112 @@
+"""Which weights a network uses without a layer, and how (`opened.bare`).
+
+One run on an example tells: every such parameter is shadowed by a stand-in that sees what it is used for. A
+weight that is used in one way only, a layer's, can be held by a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from phnnify.errors import ModelError
+from phnnify.inputs import InputSpec, random_example
+from phnnify.measure import evaluation_copy, forward
+from phnnify.opened import open_modules
+from phnnify.opened.bare import LINEAR, Held, is_turn, plainly, use_of
+from phnnify.rules import is_unknown
+
+
+def opened_up(
+    model: nn.Module, inputs: Sequence[InputSpec], *, seed: int = 0, names: Iterable[str] = ()
+) -> nn.Module:
+    """The network with its weights in layers: those that are hidden, and those used without a layer.
+
+    Args:
+        model: It is not changed.
+        inputs: Example inputs, without which it is not known what is used how.
+        seed: For the random example.
+        names: More layers to hold what is used without one, known from a plan.
+    """
+    return open_modules(model, bare=dict.fromkeys([*functional_weights(model, inputs, seed=seed), *names]))
+
+
+def functional_weights(model: nn.Module, inputs: Sequence[InputSpec], *, seed: int = 0) -> tuple[str, ...]:
+    """The names of the layers that could hold what a network uses without a layer.
+
+    Args:
+        model: It is neither changed nor run; a copy is.
+        inputs: Example inputs, without which nothing is known.
+        seed: For the random example.
+    """
+    if not inputs:
+        return ()
+    model = evaluation_copy(model)
+    watched = [(path, name, _shadow(module, name)) for path, module, name in _bare(model)]
+    try:
+        if watched:
+            forward(model, random_example(inputs, model, seed=seed))
+    except ModelError:  # or code that looks at the class of its weights: they stay
+        return ()
+    return tuple(_named(path, name, record.uses) for path, name, record in watched if _is_one(record.uses))
+
+
+class _Record(nn.Module):
+    """Stands where a layer would: the weight, and the forms in which it was used; None for any other."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+        self.uses: set[str | None] = set()
+
+
+class _Watched(Held):
+    """A weight that notes what it is used for."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if is_turn(func, args):
+            return super().__torch_function__(func, types, args, kwargs)
+        kwargs = kwargs or {}
+        use = use_of(func, args, kwargs)
+        result = plainly(func, args, kwargs)
+        if _has_tensors(result):  # else it was asked for its shape, device and the like
+            for held in _leaves((args, kwargs)):
+                if isinstance(held, Held) and isinstance(held.layer, _Record):
+                    held.layer.uses.add(use.form if use else None)
+        return result
+
+
+def _bare(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() > 1 and is_unknown(module, name):
+                yield path, module, name
+
+
+def _shadow(module: nn.Module, name: str) -> _Record:
+    """Let a stand-in be found where the parameter was."""
+    record = _Record(module.get_parameter(name))
+    vars(module)[name] = _Watched.of(record, LINEAR, record.weight.shape)
+    return record
+
+
+def _is_one(uses: set[str | None]) -> bool:
+    return len(uses) == 1 and None not in uses
+
+
+def _named(path: str, name: str, uses: set[str | None]) -> str:
+    return f"{path}.{name}_{next(iter(uses))}".removeprefix(".")
+
+
+def _leaves(values: Any) -> list[Any]:
+    return torch.utils._pytree.tree_leaves(values)
+
+
+def _has_tensors(values: Any) -> bool:
+    return any(isinstance(leaf, torch.Tensor) for leaf in _leaves(values))
