@@ -86,7 +86,7 @@ def hyper(
     as_json: options.Json = False,
 ) -> None:
     """Write a hypernetwork: MODEL with weights that a small network predicts from conditioning inputs."""
-    from phnnify import render, store
+    from phnnify import render, sources, store
     from phnnify.hypernet import hypernetize, summary
 
     if bool(inputs) == bool(at):
@@ -94,7 +94,7 @@ def hyper(
     if at:
         refuse_without("--inputs", _MAKING, context)
     sizes, values, widths = _read_sizes(inputs or []), _read_conditioning(at or []), _read_widths(hidden)
-    target = output or store.name_beside(model, "at" if at else "hyper", ".safetensors")
+    target = output or sources.name_beside(model, "at" if at else "hyper", ".safetensors")
     if target.suffix != ".safetensors":
         raise UsageError(f"{target} must end in .safetensors")
     check_targets(model, [], [], output=target)
@@ -142,13 +142,13 @@ def _read_network(path: Path, arch: str | None, trust: bool, seed: int) -> nn.Mo
     """
     import torch
 
-    from phnnify import store
+    from phnnify import sources
     from phnnify.archive import is_program
 
     if is_program(path):
         raise FileError(f"{path} is a program, not a network with a class", hint="give weights and --arch")
     torch.manual_seed(seed)
-    return store.read_any(path, arch=arch, trust=trust)
+    return sources.read_any(path, arch=arch, trust=trust)
 
 
 def _read_sizes(texts: Iterable[str]) -> dict[str, int]:
