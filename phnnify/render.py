@@ -16,6 +16,7 @@ from phnnify.comparison import COST_HEADINGS, LATENCY_HEADINGS, Comparison, cost
 from phnnify.conversion import Watcher
 from phnnify.errors import PhnnifyError
 from phnnify.export import OnnxFile
+from phnnify.learned import Found
 from phnnify.report import (
     HEADINGS,
     LEVEL_HEADINGS,
@@ -31,6 +32,10 @@ _PARTS = {
     "predicted": "predicted, of those",
     "predictor": "of the small network that predicts them",
 }
+_DISTANCE = (
+    "Distances are those of the spaces that the matrices span, whatever the basis between terms: 0 the same, "
+    "1 orthogonal; random: what to expect without any likeness."
+)
 _NAME_WIDTH = 28  # columns of a layer's name
 _TALK = 52  # columns of what is going on
 _LONGEST = 2000  # characters of a message
@@ -104,6 +109,29 @@ def _onnx_line(onnx: OnnxFile) -> Text:
         f"{onnx.path}: {onnx.bytes:,} bytes, opset {onnx.opset}, {batch}; "
         f"ONNX Runtime differs from PyTorch by at most {onnx.max_rel_diff:.0e}"
     )
+
+
+def show_algebras(found: Sequence[Found]) -> None:
+    """One row for each algebra: the weights that have it, its form, and how far it is from named ones."""
+    console = Console()
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    table.add_column("weight", overflow="fold", max_width=_NAME_WIDTH)
+    for heading in ("algebra", "order", "terms", "random"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "algebra" else "right")
+    table.add_column("distance from named ones", overflow="fold")
+    for each in found:
+        terms, n_out, n_in = each.A.shape
+        distances = ", ".join(f"{name} {distance:.3f}" for name, distance in each.distances.items())
+        cells = (
+            each.kind,
+            f"{n_out}×{n_in}",
+            str(terms),
+            f"{each.random:.3f}",
+            distances or "none of this form",
+        )
+        table.add_row(Text(_broken(each.title)), *map(Text, cells))
+    console.print(table)
+    console.print(Text(_DISTANCE, "dim"))
 
 
 def show_onnx(onnx: OnnxFile) -> None:

@@ -87,6 +87,8 @@ ORDER = [
     "rebuild",
     "hyperfile",
     "hub",
+    "learned",
+    "heat",
     "store",
     "sources",
     "export",
@@ -124,13 +126,23 @@ HOMES = {
     "PIL": {"data"},
     "tomlkit": {"constants", "plan"},
     "accelerate": {"engine"},
+    "matplotlib": {"heat"},
     "transformers": {"hub"},
     "huggingface_hub": {"offline"},
     "timm": {"zoos"},
     "torchvision": {"zoos"},
     "pickle": set[str](),
 }
-LAZY = {"onnx", "onnxruntime", "onnxscript", "PIL", "accelerate", "transformers", "huggingface_hub"}
+LAZY = {
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "PIL",
+    "accelerate",
+    "matplotlib",
+    "transformers",
+    "huggingface_hub",
+}
 
 
 _LOADERS = ("torch.load", "torch.export.load")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -1003,4 +1004,36 @@ def test_a_fixed_algebra_survives_distillation() -> None:
 )
 def test_algebras_that_cannot_mean_anything_are_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
     failed(convert(*arguments), 2, message)
+    assert here() == set()
+
+
+def test_inspect_shows_what_a_converted_network_has_learned() -> None:
+    done(convert("-o", "small.safetensors"))
+    outcome = done(
+        command("inspect", "--algebra", "small.safetensors", "--include", "hid*", "--plot", "a.svg")
+    )
+    assert re.search(r"hidden +learned +2×2 +2 +0.707", outcome.out)
+    assert "split-complex" in outcome.out
+    assert "head" not in outcome.out
+    assert outcome.err == "wrote a.svg\n"
+    assert "hidden (learned)" in Path("a.svg").read_text()
+    found = json.loads(done(command("inspect", "--algebra", "small.safetensors", "--json")).out)["algebras"]
+    assert [entry["layers"] for entry in found] == [["hidden"], ["head"]]
+    assert "quaternion" in done(command("inspect", "--algebra", "quaternion")).out
+    done(command("inspect", "--algebra", "quaternion", "--quiet", "--plot", "a.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "MODEL is missing"),
+        (("module.pt", "--plot", "a.svg"), 2, "--plot draws algebras, not plans"),
+        (("--algebra", "module.pt"), 1, "module.pt is not converted"),
+        (("--algebra", "quaternion", "--plot", "a.pdf"), 2, "cannot tell what to draw to a.pdf"),
+        (("--algebra", "quaternion", "--plot", "gone/a.svg"), 1, "there is no folder gone"),
+        (("--algebra", "gone.safetensors"), 1, "gone.safetensors"),
+    ],
+)
+def test_there_is_nothing_to_look_at(arguments: tuple[str, ...], code: int, message: str) -> None:
+    failed(command("inspect", *arguments), code, message)
     assert here() == set()
