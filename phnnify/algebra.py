@@ -28,6 +28,7 @@ from torch import Tensor
 
 _CHUNK = 1 << 21  # elements of a weight that are rearranged at a time: bounds the extra memory
 _NOISE = (1e-8, 1e-15)  # relative rounding of singular values found with one and with two passes
+_ROUNDED = 0.15  # of 1/n, up to which the share of an order may differ by rounding its terms
 _MIXED_ROUNDS = 4  # between Kronecker products and the low-rank term
 
 
@@ -57,10 +58,20 @@ class Order:
         """The order that keeps about 1/n of an (out_size, in_size) weight.
 
         n_out and n_in are the largest divisors of their side up to n, and terms = round(n_out·n_in/n), at
-        least 1; where n divides both sides that is (n, n, n).
+        least 1; where n divides both sides that is (n, n, n). Where rounding takes that far from 1/n (n = 3
+        and sides that are powers of 2), sides that n does not divide may also have their smallest divisor
+        from n to 2n: what comes nearer to 1/n is taken.
         """
-        n_out, n_in = _largest_divisor(out_size, n), _largest_divisor(in_size, n)
-        return cls(n_out, n_in, max(1, round(n_out * n_in / n)))
+        sides = out_size, in_size
+        n_out, n_in = (_largest_divisor(side, n) for side in sides)
+        order = cls(n_out, n_in, max(1, round(n_out * n_in / n)))
+        if n_out * n_in == 1 or not min(sides) or abs(order.terms * n / (n_out * n_in) - 1) <= _ROUNDED:
+            return order
+        above = [next((d for d in range(n, 2 * n) if side % d == 0), 0) for side in sides]
+        n_out, n_in = (up or down for up, down in zip(above, (n_out, n_in), strict=True))
+        other = cls(n_out, n_in, max(1, round(n_out * n_in / n)))
+        wanted = out_size * in_size / n
+        return min(order, other, key=lambda form: abs(math.log(form.parameters(sides) / wanted)))
 
     @classmethod
     def low_rank(cls, rank: int) -> Order:

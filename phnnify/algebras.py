@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -133,8 +134,11 @@ _FIXED: dict[str, Tensor] = {
 CYCLIC = "cyclic"
 NAMES = (*_FIXED, CYCLIC)
 """The algebras that have a name; the last has any dimension."""
+LARGEST_CYCLIC = 64
+"""Up to which that has a name: its constants are written out, n³ numbers."""
 
 
+@lru_cache
 def named_algebra(name: str, n: int | None = None) -> Algebra:
     """An algebra of `NAMES`.
 
@@ -145,6 +149,8 @@ def named_algebra(name: str, n: int | None = None) -> Algebra:
     Raises:
         ValueError: there is no such algebra of that dimension.
     """
+    if name == CYCLIC and n and n > LARGEST_CYCLIC:
+        raise ValueError(f"the cyclic algebra of dimension {n} is too large; {LARGEST_CYCLIC} is the most")
     if name == CYCLIC and n:
         return Algebra.of(name, _cyclic(n))
     if name not in _FIXED:
@@ -168,7 +174,8 @@ def own_algebra(name: str, constants: Any) -> Algebra:
 
 def algebras_of(n: int) -> tuple[Algebra, ...]:
     """All of `NAMES` that have dimension n."""
-    return tuple(named_algebra(name, n) for name in NAMES if name == CYCLIC or len(_FIXED[name]) == n)
+    names = [name for name, A in _FIXED.items() if len(A) == n]
+    return tuple(named_algebra(name, n) for name in [*names, *([CYCLIC] if n <= LARGEST_CYCLIC else [])])
 
 
 def recognised(A: Tensor) -> Algebra | None:

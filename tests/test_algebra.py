@@ -254,6 +254,11 @@ def test_errors_of_zero_weights_are_defined() -> None:
         ((1, 64), 8, (1, 8, 1)),
         ((2, 2), 8, (2, 2, 1)),
         ((0, 8), 4, (1, 4, 1)),
+        ((0, 8), 3, (1, 2, 1)),
+        ((64, 64), 3, (4, 4, 5)),
+        ((64, 3), 3, (2, 3, 2)),
+        ((10, 64), 3, (2, 2, 1)),
+        ((1000, 512), 6, (5, 4, 3)),
     ],
 )
 def test_the_closest_order_keeps_about_one_nth(
@@ -264,13 +269,19 @@ def test_the_closest_order_keeps_about_one_nth(
 
 @many
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(2, 16))
-def test_the_closest_order_always_divides_and_uses_the_largest_divisors(
+def test_the_closest_order_divides_and_is_not_further_from_one_nth_than_the_largest_divisors(
     out: int, columns: int, n: int
 ) -> None:
     order = Order.closest(out, columns, n)
     assert order.fits((out, columns))
-    assert order.n_out == max(d for d in range(1, n + 1) if out % d == 0)
-    assert order.n_in == max(d for d in range(1, n + 1) if columns % d == 0)
+    largest = [max(d for d in range(1, n + 1) if side % d == 0) for side in (out, columns)]
+    plain = Order(largest[0], largest[1], max(1, round(math.prod(largest) / n)))
+    for found, down, side in zip((order.n_out, order.n_in), largest, (out, columns), strict=True):
+        assert found == down or (side % n and n < found < 2 * n)
+    far = [abs(math.log(form.parameters((out, columns)) * n / (out * columns))) for form in (order, plain)]
+    assert far[0] <= far[1]
+    if abs(plain.terms * n / math.prod(largest) - 1) <= 0.15:
+        assert order == plain
 
 
 @many

@@ -115,6 +115,7 @@ def test_the_first_unit_of_every_named_algebra_is_one() -> None:
         ("quaternion", 3, "quaternion algebra has dimension 4, not 3"),
         ("sedenion", None, "no algebra 'sedenion'.*real, complex"),
         ("cyclic", None, "no algebra 'cyclic' of dimension None"),
+        ("cyclic", 10**6, "cyclic algebra of dimension 1000000 is too large; 64 is the most"),
     ],
 )
 def test_a_name_that_means_nothing_is_refused(name: str, n: int | None, message: str) -> None:
@@ -160,6 +161,7 @@ def test_algebras_are_recognised_by_their_values() -> None:
         assert names[-1] == "cyclic"
     assert recognised(named_algebra("complex").A() * 2) is None
     assert recognised(torch.ones(2, 3, 2)) is None
+    assert recognised(torch.eye(65).repeat(65, 1, 1)) is None
 
 
 @many

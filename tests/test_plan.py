@@ -267,6 +267,7 @@ def test_a_plan_whose_algebra_does_not_fit_is_refused() -> None:
     [
         ({"algebra": 4}, "algebra must be text"),
         ({"algebra": "octonion"}, "octonion algebra has dimension 8, not 2"),
+        ({"algebra": "cyclic", "order": [10**6] * 2, "terms": 10**6}, "1000000 is too large"),
     ],
 )
 def test_an_entry_with_no_such_algebra_is_refused(change: dict[str, object], message: str) -> None:
