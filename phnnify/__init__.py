@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from phnnify.algebra import Factors, Order, compose, factorize
+    from phnnify.algebra import Factors, Order, compose
     from phnnify.augment import Augmentation
     from phnnify.comparison import Comparison
     from phnnify.contest import compare
     from phnnify.errors import PhnnifyError
     from phnnify.export import export_onnx
+    from phnnify.factorization import factorize
     from phnnify.hypernet import HyperNetwork, hypernetize
     from phnnify.layers import (
         PHMConv1d,
@@ -58,7 +59,7 @@ _HOMES = {
     "convert": "pipeline",
     "distill": "pipeline",
     "export_onnx": "export",
-    "factorize": "algebra",
+    "factorize": "factorization",
     "from_pretrained": "store",
     "hypernetize": "hypernet",
     "inspect": "pipeline",

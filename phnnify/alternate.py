@@ -25,7 +25,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from phnnify.algebra import Factors, Order, balanced, compose, factorize
+from phnnify.algebra import Factors, Order, balanced, compose
+from phnnify.factorization import factorize
 
 _PROGRESS = 1e-4  # a round that gains less than this part of the squared error is the last
 _JITTER = 1e-10  # of the mean diagonal of a system, in case that terms coincide

@@ -1,6 +1,6 @@
 """Factors from weights: how near a PHM weight of a given order comes to a dense one.
 
-Without data there is the closed form (`algebra.factorize`; `algebra.project` where the algebra is given),
+Without data there is the closed form (`factorization.factorize`; `project` where the algebra is given),
 which minimises the error of the weight alone.
 With the statistics of a layer's inputs (`calibrate`), the same factors are fitted to what the layer computes,
 E|W x − Ŵ x̂|² → min, by alternating exact least squares (`alternate`).
@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phnnify.algebra import Factors, Order, compose, factorization_error, factorize, project
+from phnnify.algebra import Factors, Order, compose
 from phnnify.alternate import Problem, nearest, nearest_filters
 from phnnify.calibrate import Statistics
 from phnnify.errors import ModelError
+from phnnify.factorization import factorization_error, factorize, project
 
 _ROUNDS = 15
 # Of the mean diagonal of C; the second is for statistics of few rows, which say less about new inputs.

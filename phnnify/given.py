@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from phnnify.algebra import Order, common_algebra
+from phnnify.algebra import Order
 from phnnify.algebras import LEARNED, SHARED, Algebra, recognised
 from phnnify.errors import ModelError, PlanError
+from phnnify.factorization import common_algebra
 from phnnify.layers import PHMLayer
 from phnnify.plan import Plan
 

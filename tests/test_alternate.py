@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phnnify.algebra import Factors, Order, compose, factorize
+from phnnify.algebra import Factors, Order, compose
 from phnnify.alternate import (
     Problem,
     low_rank_losses,
@@ -22,6 +22,7 @@ from phnnify.alternate import (
     solve_filters,
 )
 from phnnify.calibrate import Statistics
+from phnnify.factorization import factorize
 
 
 def problem(

@@ -19,6 +19,7 @@ ORDER = [
     "quiet",
     "offline",
     "algebra",
+    "factorization",
     "algebras",
     "products",
     "layers.base",

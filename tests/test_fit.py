@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from phnnify.algebra import Factors, Order, compose, factorize
+from phnnify.algebra import Factors, Order, compose
 from phnnify.algebras import named_algebra
 from phnnify.calibrate import Statistics, gather
 from phnnify.errors import ModelError
+from phnnify.factorization import factorize
 from phnnify.fit import fit_to_data, fit_weights
 from tests.test_alternate import problem, problems
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from phnnify.algebra import Order, compose, project, relative_error
+from phnnify.algebra import Order, compose, relative_error
 from phnnify.algebras import SHARED, Algebra, named_algebra
 from phnnify.errors import ModelError, PlanError
+from phnnify.factorization import project
 from phnnify.given import given_algebras, sharing, shown_algebras
 from phnnify.layers import PHMLayer, PHMLinear
 from phnnify.plan import Decision, Plan

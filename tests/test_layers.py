@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from phnnify import algebra
 from phnnify.algebra import Factors, Order
 from phnnify.algebras import named_algebra
+from phnnify.factorization import factorize
 from phnnify.layers import PHMConv2d, PHMConvTranspose2d, PHMEmbedding, PHMLayer, PHMLinear
 from phnnify.layers.base import fresh_
 from phnnify.products import filters_first
@@ -132,7 +133,7 @@ def test_from_dense_with_all_terms_gives_the_same_layer_and_to_dense_gives_it_ba
 def test_from_dense_fits_in_closed_form() -> None:
     dense = nn.Linear(16, 8)
     layer = PHMLinear.from_dense(dense, 4)
-    wanted = algebra.factorize(dense.weight, Order(4, 4, 4))
+    wanted = factorize(dense.weight, Order(4, 4, 4))
     assert torch.equal(layer.A, wanted.A)
     assert torch.equal(layer.S, wanted.S)
 

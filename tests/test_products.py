@@ -7,7 +7,7 @@ import torch
 
 from phnnify.algebra import Factors, Order, compose
 from phnnify.products import filters_first, multiplications, multiply, multiply_channels
-from tests.test_algebra import kron_sum
+from tests.kronecker_sums import kron_sum
 
 ORDERS = [  # of a (20, 21) weight
     Order(4, 3, 5),

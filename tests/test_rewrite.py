@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from phnnify.algebra import Factors, Order, factorize, project
+from phnnify.algebra import Factors, Order
 from phnnify.algebras import named_algebra
 from phnnify.errors import ModelError, PlanError
+from phnnify.factorization import factorize, project
 from phnnify.layers import PHMConv2d, PHMEmbedding, PHMLayer, PHMLinear
 from phnnify.measure import parameter_count
 from phnnify.rewrite import dense_weights, rewrite

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import phnnify
-from phnnify.algebra import Order, compose, factorize
+from phnnify.algebra import Order, compose
 from phnnify.batches import Batch
+from phnnify.factorization import factorize
 from phnnify.fit import fit_to_problem
 from phnnify.tables import shared_names, shared_problems
 from tests.graph_networks import Plain, Tied

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from phnnify import algebra, products
 from phnnify.algebra import Factors, Order
 from phnnify.algebras import Algebra, named_algebra
+from phnnify.factorization import factorize
 
 _MANY_ROWS = 512
 _TOO_MANY = 4  # times the multiplications of a dense product, up to which reading fewer numbers pays
@@ -62,7 +63,7 @@ class PHMLayer(nn.Module):
         Args:
             dense: A layer of the twin's type, such as nn.Conv2d for PHMConv2d. It is not changed.
             n: Keep about 1/n of the parameters, or an exact `Order`.
-            factors: Factors to use; by default those of `algebra.factorize`.
+            factors: Factors to use; by default those of `factorization.factorize`.
 
         Returns:
             A layer with the attributes, bias, dtype, device, training flag and requires_grad of `dense`.
@@ -79,7 +80,7 @@ class PHMLayer(nn.Module):
         weight = cls.orient(_parameter(dense, "weight").detach())
         order = _order(weight, n)
         layer._adopt(dense, order, device=weight.device)
-        layer.set_factors(factors or algebra.factorize(weight, order))
+        layer.set_factors(factors or factorize(weight, order))
         layer.bias = _copied(getattr(dense, "bias", None))
         for factor in layer._present():
             factor.requires_grad_(_parameter(dense, "weight").requires_grad)
