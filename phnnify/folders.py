@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from phnnify.archive import Content, read_content, read_metadata
 from phnnify.errors import FileError, UntrustedError
-from phnnify.files import read_text
+from phnnify.files import read_text, write_text
 
 METADATA_KEY = "phnnify.plan"
 """Where the metadata of a converted network's safetensors file hold its plan."""
@@ -152,13 +152,42 @@ def read_folder(folder: Path, *, trust: bool = False) -> Content:
         raise FileError(f"{folder} holds a pickled module where its weights should be")
     tensors = {name: value for part in parts for name, value in part.tensors.items()}
     tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
-    return Content(tensors=tensors, metadata=parts[0].metadata if len(parts) == 1 else {})
+    return Content(
+        tensors=tensors, metadata=parts[0].metadata if len(parts) == 1 else _index_metadata(folder)
+    )
+
+
+def write_index(folder: Path, names: Mapping[str, Sequence[str]], plan: str) -> None:
+    """Write what says which tensor is in which file, and the plan of a converted network.
+
+    Args:
+        folder: Where the files are, or will be.
+        names: By file, the names of its tensors.
+        plan: As JSON.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    places = {name: file for file, own in names.items() for name in own}
+    document = {"metadata": {METADATA_KEY: plan}, "weight_map": places}
+    write_text(folder / f"{Path(WEIGHTS).stem}{_INDEX}", json.dumps(document, indent=1))
+
+
+def _index_metadata(folder: Path) -> dict[str, str]:
+    """What the index of a converted folder says of it; nothing of any other."""
+    index = folder / f"{Path(WEIGHTS).stem}{_INDEX}"
+    metadata = _read_json(index).get("metadata") if index.exists() else None
+    plan = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    return {METADATA_KEY: plan} if isinstance(plan, str) else {}
 
 
 def is_converted(folder: Path) -> bool:
     """Whether a folder is one that phnnify wrote."""
     try:
-        return (folder / CONFIG).is_file() and METADATA_KEY in read_metadata(folder / WEIGHTS)
+        if not (folder / CONFIG).is_file():
+            return False
+        whole = (folder / WEIGHTS).exists()
+        return METADATA_KEY in (read_metadata(folder / WEIGHTS) if whole else _index_metadata(folder))
     except (FileError, OSError):
         return False
 

@@ -78,6 +78,27 @@ def fresh_network(folder: Path, tensors: Mapping[str, Tensor], *, trust: bool = 
     return model
 
 
+def empty_network(folder: Path, *, trust: bool = False) -> nn.Module:
+    """The network that a folder describes, without data (on the meta device), in eval mode.
+
+    Raises:
+        FileError: the description is damaged, or of a network that transformers does not have.
+        UntrustedError: the folder needs `trust`.
+        ModelError: the description is of no possible network.
+    """
+    described = read_description(folder)
+    _check_described(folder, described, trust)
+    transformers = _transformers()
+    with _undisturbed(transformers):
+        config, kind = _class_and_config(transformers, folder, described, trust)
+        try:
+            with torch.device("meta"):
+                model: nn.Module = kind(config).eval()
+        except (Exception, SystemExit) as error:  # whatever each network's own checks may raise
+            raise ModelError(f"{folder} does not describe a {kind.__name__}: {first_line(error)}") from None
+    return model
+
+
 def is_described(model: nn.Module) -> bool:
     """Whether a network has a configuration that a folder could describe it by."""
     return callable(getattr(getattr(model, "config", None), "save_pretrained", None))

@@ -46,6 +46,12 @@ def test_a_script_prints_its_table(
 
 
 @pytest.mark.slow
+def test_a_checkpoint_is_made_and_streamed(tmp_path: Path) -> None:
+    assert "0.12 GB | 0.03 GB | 1 |" in printed("shards.py", 0.05, 1, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_the_coverage_table_has_a_row_for_each_network_asked_for() -> None:
     table = printed("coverage_table.py", "nn.LSTM")
     assert table.count("\n|") >= 2

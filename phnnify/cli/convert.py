@@ -14,8 +14,10 @@ from phnnify.cli.reading import (
     read_plan,
     read_recipe,
     read_source,
+    refuse_beside,
     refuse_without,
 )
+from phnnify.cli.stream import convert_stream, plan_options
 from phnnify.cli.writing import (
     at_work,
     check_targets,
@@ -55,10 +57,26 @@ MaxDrop = Annotated[
 PlanFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Follow this plan (TOML or JSON, from inspect).")
 ]
+Streaming = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="Convert a Hugging Face folder that may be larger than the memory, tensor by tensor, in closed "
+        "form; started again after a stop, it goes on where it was.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(min=1, help="How many processes work at once with --stream; each needs memory.")
+]
 Distilling = Annotated[
     bool,
     typer.Option("--distill", help="Let the converted network learn from the original, on all --data."),
 ]
+
+_NETWORK = (
+    "arch", "inputs", "onnx", "data", "samples", "evaluation", "algebra", "share_algebra", "init", "budget",
+    "max_drop", "distilling", "device",
+)  # fmt: skip
 
 
 def convert(
@@ -88,6 +106,8 @@ def convert(
     exclude: options.Exclude = None,
     min_share: options.MinShare = None,
     plan: PlanFile = None,
+    stream: Streaming = False,
+    workers: Workers = 1,
     distilling: Distilling = False,
     steps: options.Steps = None,
     epochs: options.Epochs = None,
@@ -126,6 +146,14 @@ def convert(
     specs = read_inputs(inputs or [])
     data_options = read_data_options(size, mean, std)
     reports = report or []
+    if stream:
+        refuse_beside("--stream", _NETWORK, context, "it never runs the network")
+        chosen = plan_options(n, include, exclude, min_share, low_rank, embeddings)
+        convert_stream(
+            model, output, chosen, read_plan(plan), workers, trust, reports, quiet=quiet, as_json=as_json
+        )
+        return
+    refuse_without("--stream", ["workers"], context)
     others = [onnx, log, *reports]
     check_targets(model, others, reports, output=output)
     if output:

@@ -31,6 +31,19 @@ def refuse_without(option: str, dependent: Iterable[str], context: typer.Context
             raise UsageError(f"{given} needs {option}", hint=f"add {option}, or leave {given} out")
 
 
+def refuse_beside(option: str, others: Iterable[str], context: typer.Context, reason: str) -> None:
+    """Refuse options, by their parameters' names, that exclude another one, which was given.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    for name in others:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            given = next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
+            raise UsageError(f"{option} and {given} exclude each other: {reason}")
+
+
 def read_data_options(size: int | None, mean: str, std: str) -> DataOptions:
     """How referenced images and arrays become inputs.
 
