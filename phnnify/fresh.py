@@ -8,7 +8,7 @@ inputs), the converted layer starts with the same variances. PHNNs, arXiv 2110.0
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from phnnify.algebra import Factors, empty_factors
-from phnnify.algebras import SHARED
+from phnnify.algebras import LEARNED, SHARED
 from phnnify.errors import ModelError
 from phnnify.layers.base import fresh_
 from phnnify.measure import copied, first_line
@@ -41,7 +41,7 @@ def fresh_network(model: nn.Module, seed: int) -> tuple[nn.Module, list[str]]:
         ModelError: it cannot be copied, or a module's `reset_parameters` fails.
     """
     fresh = copied(model, {})
-    with _seeded(model, seed):
+    with _seeded(fresh.parameters(), seed):
         fresh.apply(_reset_)
     old = dict(model.named_parameters())
     return fresh, [name for name, new in fresh.named_parameters() if _is_old(new, old[name])]
@@ -57,17 +57,19 @@ def fresh_factors(plan: Plan, weights: Mapping[str, Tensor], seed: int) -> dict[
     """
     drawn: dict[str, Factors] = {}
     shared: dict[tuple[int, ...], Tensor] = {}
-    for name, order in plan.conversions.items():
-        weight, factors = weights[name], empty_factors(weights[name], order)
-        fixed = plan.fixed(name)
-        given = fixed.A() if fixed else shared.get(factors.A.shape) if plan.algebras[name] == SHARED else None
-        if given is not None:
-            factors.A.copy_(given)
-        with _seeded(weight, seed + len(drawn)):
-            fresh_(factors, float(weight.double().square().mean()), keep_algebra=given is not None)
-        if plan.algebras[name] == SHARED:
-            shared[factors.A.shape] = factors.A
-        drawn[name] = factors
+    other = torch.randint(1 << 62, (), generator=torch.Generator().manual_seed(seed))  # than the network's
+    with _seeded(weights.values(), int(other)):
+        for name, order in plan.conversions.items():
+            factors, fixed = empty_factors(weights[name], order), plan.fixed(name)
+            given = fixed.A() if fixed else shared.get(factors.A.shape)
+            given = None if plan.algebras[name] == LEARNED else given
+            if given is not None:
+                factors.A.copy_(given)
+            mean_square = float(weights[name].double().square().mean())
+            fresh_(factors, mean_square, keep_algebra=given is not None)
+            if plan.algebras[name] == SHARED:
+                shared[factors.A.shape] = factors.A
+            drawn[name] = factors
     return drawn
 
 
@@ -90,9 +92,8 @@ def _is_old(new: Tensor, old: Tensor) -> bool:
 
 
 @contextmanager
-def _seeded(holder: nn.Module | Tensor, seed: int) -> Iterator[None]:
-    """Draw with a seed, and leave everyone else's draws alone."""
-    tensors = holder.parameters() if isinstance(holder, nn.Module) else [holder]
+def _seeded(tensors: Iterable[Tensor], seed: int) -> Iterator[None]:
+    """Draw for tensors with a seed, and leave everyone else's draws alone."""
     devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.device.type == "cuda"})
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

@@ -61,12 +61,12 @@ def shown_algebras(layers: Mapping[str, PHMLayer]) -> tuple[dict[str, str], tupl
     """What the algebras of layers are, as a plan says it, and the fixed ones that have no name.
 
     Args:
-        layers: By name; none has the filters of another.
+        layers: By name; those that have the filters of another are the same weight.
 
     Raises:
         PlanError: a plan cannot say it.
     """
-    uses = Counter(id(layer.A) for layer in layers.values())
+    uses = Counter(algebra for algebra, _ in {(id(layer.A), id(layer.S)) for layer in layers.values()})
     shared: dict[torch.Size, set[int]] = {}
     found: dict[str, str] = {}
     own: list[Algebra] = []

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from phnnify.errors import UsageError
 from phnnify.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ENDINGS = (".svg", ".png")
 _SIDE, _ROOM = 0.9, 0.4  # inches of a matrix, and of the words above a row
@@ -60,11 +64,7 @@ def draw_matrices(rows: Sequence[tuple[str, Tensor]], path: Path) -> None:
         figure.savefig(temporary, metadata=how)
 
 
-def _draw(axes: object, matrix: Tensor, scale: float) -> None:
-    from matplotlib.axes import Axes
-
-    if not isinstance(axes, Axes):
-        raise TypeError("axes of matplotlib are needed")
+def _draw(axes: Axes, matrix: Tensor, scale: float) -> None:
     axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -91,9 +91,10 @@ def _of_content(content: Content, source: str) -> list[tuple[str, str, Tensor]]:
     """(name, kind, A) of each converted weight with Kronecker products."""
     if content.module is not None:
         modules = content.module.named_modules()
-        layers = {name or "weight": module for name, module in modules if isinstance(module, PHMLayer)}
+        every = {name or "weight": module for name, module in modules if isinstance(module, PHMLayer)}
+        layers = {name: layer for name, layer in every.items() if len(layer.A)}
         kinds = _kinds(layers)
-        return [(name, kinds[name], layer.A.detach()) for name, layer in layers.items() if len(layer.A)]
+        return [(name, kinds[name], layer.A.detach()) for name, layer in layers.items()]
     if METADATA_KEY not in content.metadata:
         return []
     plan = parse_plan(content.metadata[METADATA_KEY])

@@ -13,7 +13,6 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from phnnify.algebra import Factors
@@ -55,7 +54,7 @@ def rewrite(
     """
     model = open_modules(model, factors, bare=factors)
     memo: dict[int, Any] = {}
-    shared: dict[torch.Size, Tensor] = {}
+    shared: dict[Any, Tensor] = {}
     for name, pair in factors.items():
         _dense_layer(model, name)
         twins = []
@@ -88,10 +87,10 @@ def _tie_(layers: list[PHMLayer]) -> None:
         layer.A, layer.S, layer.U, layer.V = first.A, first.S, first.U, first.V
 
 
-def _set_algebra_(layers: list[PHMLayer], algebra: str, shared: dict[torch.Size, Tensor]) -> None:
+def _set_algebra_(layers: list[PHMLayer], algebra: str, shared: dict[Any, Tensor]) -> None:
     for layer in layers:
         if algebra == SHARED:
-            layer.A = shared.setdefault(layer.A.shape, layer.A)
+            layer.A = shared.setdefault((layer.A.shape, layer.A.dtype, layer.A.device), layer.A)
         elif algebra != LEARNED:
             layer.fix_algebra()
 
