@@ -1,8 +1,9 @@
 """ONNX out, checked against the network it came from.
 
-The file is made by torch's own exporter and holds the factors of PHM weights, not the composed weights: the
-graph multiplies them out from initializers alone, so ONNX Runtime does it once when it loads the file. The
-graph optimizer is told not to do it earlier, which would store n times the numbers.
+The file is made by torch's own exporter, tidied (`graphs`), and holds the factors of PHM weights. For each
+layer, as is faster (`forms`), the graph multiplies with the factors, or it multiplies them out from
+initializers alone, which ONNX Runtime does once when it loads the file. Only on request it holds the composed
+weights.
 
 Every file is checked before anyone sees it: by onnx.checker, by running it with ONNX Runtime against PyTorch
 on random inputs at two batch sizes, and by comparing the bytes of its initializers with what the network's
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 
 from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import check_target, replacing
+from phnnify.forms import FORMS, ExportForm, set_form_, with_dense_layers_
+from phnnify.graphs import tidy_
 from phnnify.hypernet import name_arguments_
 from phnnify.inputs import Inputs, InputSpec, random_example, read_inputs, with_conditioning
 from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
@@ -34,8 +37,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4  # largest difference allowed, relative to the largest output
 BATCHES = (2, 3)  # exported with the first (torch.export treats a size of 1 as fixed), checked with both
-_FOLD_LIMIT = 8  # the optimizer computes ahead only from tensors of so few entries: shapes, not factors
-_FOLDED_LIMIT = 1024  # and only what has so few: no masks
 _SLACK_BYTES = 64 << 10  # constants of a graph that are no tensors of the network: masks, shapes
 _EXTERNAL_BYTES = 1800 << 20  # above this the tensors go beside the graph: one protobuf holds 2 GB
 
@@ -64,7 +65,14 @@ class OnnxFile:
 
 
 def export_onnx(
-    model: nn.Module, path: str | Path, inputs: Inputs, *, opset: int = 18, seed: int = 0
+    model: nn.Module,
+    path: str | Path,
+    inputs: Inputs,
+    *,
+    form: ExportForm = "auto",
+    batch: int | None = None,
+    opset: int = 18,
+    seed: int = 0,
 ) -> OnnxFile:
     """Write a network as ONNX and check the file.
 
@@ -73,22 +81,33 @@ def export_onnx(
             conditioning inputs by name, one (size,) for the whole batch.
         path: The file to write.
         inputs: Example inputs (`inputs.read_inputs`); axis 0 and the axes marked with `?` stay dynamic.
+        form: "factored": the graph multiplies with the factors, where a layer can. "folded": it multiplies
+            them out, once as it is loaded. "auto": whichever is faster in ONNX Runtime, for each layer.
+            "dense": the file holds the composed weights.
+        batch: The size of axis 0 that "auto" expects; by default that of the inputs.
         opset: The ONNX operator set. 18 is the exporter's own, and the one that most runtimes know.
         seed: For the random inputs.
 
     Raises:
-        UsageError: there is no input.
+        UsageError: there is no input, or no such form.
         ModelError: the network fails on the inputs.
         ExportError: torch cannot export it, or the file fails a check; then no file is left.
     """
     path, specs = Path(path), read_inputs(inputs)
     if not specs:
         raise UsageError("an ONNX file needs example inputs", hint="give --input, such as --input 1x3x32x32")
+    if form not in FORMS:
+        raise UsageError(f"there is no form {form!r}", hint=f"one of {', '.join(FORMS)}")
     check_target(path)
     model = without_cache_(evaluation_copy(model))
     name_arguments_(model)
     specs = with_conditioning(specs, model)
-    forward(model, random_example(specs, model, seed=seed))
+    example = random_example(specs, model, seed=seed, batch=batch)
+    forward(model, example)
+    if form == "dense":
+        model = with_dense_layers_(model)
+    else:
+        set_form_(model, form, example, target="onnx")
     if _runs_at(model, specs, BATCHES):
         with suppress(ExportError):  # a trace may turn out to hold for one batch size only
             return _written(path, model, specs, BATCHES, opset, seed)
@@ -129,12 +148,9 @@ def _runs_at(model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int
 def _traced(
     model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int], opset: int, seed: int
 ) -> torch.onnx.ONNXProgram:
-    import onnxscript.optimizer
-    from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
-
     example = random_example(specs, model, seed=seed, batch=batches[0])
     try:
-        with quiet():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 example.args,
@@ -147,11 +163,7 @@ def _traced(
             )
             if program is None:
                 raise ExportError("torch.onnx.export gave no program")
-            onnxscript.optimizer.optimize(
-                program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLDED_LIMIT
-            )
-            # Stack traces: half of a small file, and the paths of this machine in it.
-            ClearMetadataAndDocStringPass()(program.model)
+            tidy_(program.model)
     except Exception as error:  # the exporter raises whatever went wrong in the user's forward
         raise ExportError(
             f"torch cannot export {type(model).__name__} to ONNX: {_cause(error)}",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from phnnify.algebra import Factors, empty_factors
 from phnnify.algebras import LEARNED, SHARED
 from phnnify.errors import ModelError
-from phnnify.layers.base import fresh_
+from phnnify.layers.fresh import fresh_
 from phnnify.measure import copied, first_line
 from phnnify.plan import Plan
 

@@ -13,6 +13,7 @@ The Kronecker products are taken in one of two ways, whichever multiplies less:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from phnnify.algebra import Factors, Order
 
-_FEW_ROWS = 16  # up to here a matrix product is faster with the large factor on the left (measured, CPU)
+_FEW_ROWS = 16  # up to here torch keeps a matrix product to one thread (measured, MKL)
 
 
 def multiplications(order: Order, out: int, columns: int) -> int:
@@ -28,10 +29,14 @@ def multiplications(order: Order, out: int, columns: int) -> int:
     return min(_costs(order, out, columns)) + order.rank * (out + columns)
 
 
-def filters_first(order: Order, out: int, columns: int) -> bool:
-    """Whether S comes first: where that multiplies clearly less."""
+def filters_first(order: Order, out: int, columns: int, *, spatial: bool = False) -> bool:
+    """Whether S comes first: where that multiplies clearly less.
+
+    For a kernel with a spatial extent, wherever it does not multiply more: the filters are then used as they
+    lie in memory. `columns` counts the positions of the kernel.
+    """
     algebra, filters = _costs(order, out, columns)
-    return 2 * filters < algebra
+    return filters <= algebra if spatial else 2 * filters < algebra
 
 
 def _costs(order: Order, out: int, columns: int) -> tuple[int, int]:
@@ -39,8 +44,15 @@ def _costs(order: Order, out: int, columns: int) -> tuple[int, int]:
     return terms * (n_out * columns + out * columns // n_in), terms * (columns * out // n_out + n_in * out)
 
 
-def multiply(x: Tensor, A: Tensor, S: Tensor, U: Tensor | None = None, V: Tensor | None = None) -> Tensor:
-    """X Wᵀ with W = Σ A_r ⊗ S_r + U V.
+def multiply(
+    x: Tensor,
+    A: Tensor,
+    S: Tensor,
+    U: Tensor | None = None,
+    V: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """X Wᵀ + b with W = Σ A_r ⊗ S_r + U V.
 
     Args:
         x: (..., in).
@@ -48,24 +60,44 @@ def multiply(x: Tensor, A: Tensor, S: Tensor, U: Tensor | None = None, V: Tensor
         S: (terms, out/n_out, in/n_in); for the algebra first, fastest with `S.transpose(0, 1)` contiguous.
         U: (out, rank), or None.
         V: (rank, in), or None.
+        bias: (out,), or None.
 
     Returns:
         (..., out).
     """
+    exporting = torch.compiler.is_exporting()
+    flat = x if exporting else x.reshape(-1, x.shape[-1])
+    parts = []
+    if U is not None and V is not None:
+        fused = None if torch.is_grad_enabled() else bias
+        parts.append(_product(_product(flat, V), U, fused))
+        bias = bias if fused is None else None
+    if len(A) or not parts:
+        parts.append(_multiply_blocks(flat, A, S))
+    y = parts[0] if len(parts) == 1 else parts[1] + parts[0]
+    y = y if bias is None else add_bias(y, bias)
+    return y if exporting else y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _multiply_blocks(x: Tensor, A: Tensor, S: Tensor) -> Tensor:
+    """X (Σ A_r ⊗ S_r)ᵀ: (..., in) → (..., out)."""
     terms, n_out, n_in = A.shape
     rows, width = S.shape[1:]
-    flat = x.reshape(-1, n_in * width)
-    y = None if U is None or V is None else _product(_product(flat, V), U)
-    if not terms and y is not None:
-        return y.reshape(*x.shape[:-1], rows)
+    lead = x.shape[:-1]
+    blocks = x.reshape(*lead, n_in, width)
     if filters_first(Factors(A, S).order, n_out * rows, n_in * width):
-        z = _product(flat.reshape(-1, width), S.flatten(0, 1))
-        sums = _combine(z.reshape(-1, n_in * terms, rows), A)
+        z = _product(blocks, S.flatten(0, 1))
+        sums = _combine(z.reshape(*lead, n_in * terms, rows), A)
     else:
-        mixed = _mix(flat.reshape(-1, n_in, width), A)
-        sums = _product(mixed.reshape(-1, terms * width), S.transpose(0, 1).flatten(1))
-    sums = sums.reshape(-1, n_out * rows)
-    return (sums if y is None else sums + y).reshape(*x.shape[:-1], n_out * rows)
+        mixed = _mix(blocks, A)
+        sums = _product(mixed.reshape(*lead, n_out, terms * width), S.transpose(0, 1).flatten(1))
+    return sums.reshape(*lead, n_out * rows)
+
+
+def add_bias(y: Tensor, bias: Tensor) -> Tensor:
+    """Y + b for a fresh y: in its place, where nothing is recorded or traced."""
+    recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return y + bias.to(y.dtype) if recorded else y.add_(bias)
 
 
 def multiply_channels(
@@ -104,22 +136,68 @@ def multiply_channels(
     return sums if y is None else sums + y
 
 
-def _mix(x: Tensor, A: Tensor) -> Tensor:
-    """Z[b, (i, r)] = Σ_j A_r[i, j]·x[b, j]: (batch, n_in, size) → (batch, n_out·terms, size)."""
+def convolve(x: Tensor, A: Tensor, S: Tensor, convolution: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A convolution with W = Σ A_r ⊗ S_r: one with S, and a mix of the blocks of channels before or after.
+
+    Args:
+        x: (batch, in, *positions).
+        A: (terms, n_out, n_in).
+        S: (terms, out/n_out, in/n_in, *kernel).
+        convolution: Of (batch, channels, *positions) with (results, channels, *kernel).
+
+    Returns:
+        (batch, out, *positions of the output).
+    """
     terms, n_out, n_in = A.shape
-    mix = A.transpose(0, 1).reshape(n_out * terms, n_in)
+    rows, width, *kernel = S.shape[1:]
+    batch, _, *positions = x.shape
+    if filters_first(Factors(A, S).order, n_out * rows, n_in * width * math.prod(kernel), spatial=True):
+        z = convolution(x.reshape(batch * n_in, width, *positions), S.flatten(0, 1))
+        places = z.shape[2:]
+        sums = _combine(z.reshape(batch, n_in * terms, rows * math.prod(places)), A)
+    else:
+        mixed = _mix(x.reshape(batch, n_in, width * math.prod(positions)), A)
+        filters = S.transpose(0, 1).flatten(1, 2)
+        sums = convolution(mixed.reshape(batch * n_out, terms * width, *positions), filters)
+        places = sums.shape[2:]
+    return sums.reshape(batch, n_out * rows, *places)
+
+
+def _mix(x: Tensor, A: Tensor) -> Tensor:
+    """Z[b, (i, r)] = Σ_j A_r[i, j]·x[b, j]: (..., n_in, size) → (..., n_out·terms, size)."""
+    terms, n_out, n_in = A.shape
+    return _left_product(A.transpose(0, 1).reshape(n_out * terms, n_in), x)
+
+
+def _combine(z: Tensor, A: Tensor) -> Tensor:
+    """Y[b, i] = Σ_jr A_r[i, j]·z[b, (j, r)]: (..., n_in·terms, size) → (..., n_out, size)."""
+    return _left_product(A.permute(1, 2, 0).flatten(1), z)
+
+
+def _left_product(mix: Tensor, x: Tensor) -> Tensor:
+    """One small matrix times each of many: (..., blocks, size)."""
+    if torch.compiler.is_exporting():
+        return torch.matmul(mix, x)  # one operator, whatever the number of axes
     # bmm, not matmul: the latter transposes and copies x whenever A needs a gradient.
     return torch.bmm(mix.expand(x.shape[0], -1, -1), x)
 
 
-def _combine(z: Tensor, A: Tensor) -> Tensor:
-    """Y[b, i] = Σ_jr A_r[i, j]·z[b, (j, r)]: (batch, n_in·terms, size) → (batch, n_out, size)."""
-    mix = A.permute(1, 2, 0).flatten(1)
-    return torch.bmm(mix.expand(z.shape[0], -1, -1), z)
+def _product(z: Tensor, filters: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Z·filtersᵀ + b."""
+    if torch.compiler.is_compiling():
+        return F.linear(z, filters, bias)
+    flat = z.reshape(-1, z.shape[-1])
+    if flat.shape[0] > _FEW_ROWS or flat.device.type != "cpu":
+        y = F.linear(flat, filters, bias)
+    else:
+        y = _product_of_few(flat, filters)
+        y = y if bias is None else y + bias
+    return y.reshape(*z.shape[:-1], filters.shape[0])
 
 
-def _product(z: Tensor, filters: Tensor) -> Tensor:
-    """Z·filtersᵀ, in the order that is faster for few rows."""
-    if torch.compiler.is_compiling() or z.shape[0] > _FEW_ROWS:
-        return F.linear(z, filters)
-    return (filters @ z.t()).t()
+def _product_of_few(z: Tensor, filters: Tensor) -> Tensor:
+    """Z·filtersᵀ in parts, so that every thread reads some of the filters: (rows, in) → (rows, out)."""
+    out, columns = filters.shape
+    parts = math.gcd(out, 4 * torch.get_num_threads())
+    y = torch.bmm(z.expand(parts, -1, -1), filters.reshape(parts, out // parts, columns).transpose(1, 2))
+    return y.transpose(0, 1).reshape(len(z), out)

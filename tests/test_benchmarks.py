@@ -45,6 +45,12 @@ def test_a_script_prints_its_table(
     assert words in printed(script, *(assets if given == "ASSETS" else given for given in arguments))
 
 
+def test_the_forms_of_one_layer_are_timed_beside_what_the_cost_model_predicts() -> None:
+    table = printed("forms_table.py", 64, 128, 4, 1)
+    assert "| 64×128 | 4 | 1 | ONNX Runtime |" in table
+    assert "| 64×128 | 4 | 1 | PyTorch |" in table
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_made_and_streamed(tmp_path: Path) -> None:
     assert "0.12 GB | 0.03 GB | 1 |" in printed("shards.py", 0.05, 1, tmp_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import safetensors.torch
@@ -325,6 +326,21 @@ def test_export_without_an_input_is_wrong_usage() -> None:
 
 
 # Wrong usage
+
+
+def test_the_form_of_an_onnx_file_is_chosen() -> None:
+    done(command("convert", "module.pt", "--n", 2, "-o", "small.pt"))
+    operators = {}
+    for form in ("factored", "folded", "dense"):
+        name = f"{form}.onnx"
+        done(command("export", "small.pt", "--onnx", name, "--input", "1x16", "--form", form, "--batch", 8))
+        operators[form] = {node.op_type for node in onnx.load(name).graph.node}
+    assert operators["dense"] < operators["folded"]
+    assert "Transpose" in operators["folded"] - operators["factored"]
+    assert "Gemm" in operators["folded"] - operators["factored"]
+    arguments = ("export", "module.pt", "--pt2", "x.pt2", "--input", "1x16", "--form", "dense")
+    failed(command(*arguments), 2, "--form needs --onnx")
+    failed(convert("--form", "dense"), 2, "--form needs --onnx")
 
 
 def test_onnx_without_an_input_is_wrong_usage() -> None:

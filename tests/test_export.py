@@ -224,6 +224,11 @@ def test_an_export_without_inputs_is_refused(tmp_path: Path) -> None:
         export_onnx(network(), tmp_path / "x.onnx", [])
 
 
+def test_a_form_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no form 'fast'"):
+        export_onnx(network(), tmp_path / "x.onnx", "1x4x4x4", form="fast")  # type: ignore[arg-type]
+
+
 def test_inputs_that_the_network_does_not_take_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="fails on an example input of float32 1x5"):
         export_onnx(network(), tmp_path / "x.onnx", "1x5")

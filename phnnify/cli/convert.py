@@ -88,6 +88,7 @@ def convert(
     trust: options.Trust = False,
     inputs: options.InputSpecs = None,
     onnx: Onnx = None,
+    form: options.FormOption = "auto",
     opset: options.Opset = 18,
     data: options.Data = None,
     samples: options.Samples = 512,
@@ -142,6 +143,8 @@ def convert(
     }  # fmt: skip
     if not distilling:
         refuse_without("--distill", [*lesson, "log", "resume"], context)
+    if not onnx:
+        refuse_without("--onnx", ["form"], context)
     recipe = read_recipe(**lesson, device=device, seed=seed) if distilling else None
     specs = read_inputs(inputs or [])
     data_options = read_data_options(size, mean, std)
@@ -186,7 +189,7 @@ def convert(
         try:
             if onnx:
                 watch(f"exporting {onnx.name}", 0, 0)
-                checked = export_onnx(result.model, onnx, result.inputs, opset=opset, seed=seed)
+                checked = export_onnx(result.model, onnx, result.inputs, form=form, opset=opset, seed=seed)
                 done = done.with_files(done.bytes, checked)
         finally:  # the conversion was done, whatever the exporter says
             write_reports(done, reports)

@@ -11,6 +11,7 @@ import typer
 
 from phnnify import __version__
 from phnnify.cli import options
+from phnnify.cli.reading import refuse_without
 from phnnify.cli.writing import at_work, check_targets
 from phnnify.errors import UsageError
 
@@ -20,14 +21,22 @@ Program = Annotated[
     typer.Option("--pt2", metavar="FILE", help="The torch.export program to write, for torch alone."),
 ]
 
+Batch = Annotated[
+    int | None,
+    typer.Option(min=1, help="The batch size that --form auto expects; by default that of --input."),
+]
+
 
 def export(
+    context: typer.Context,
     model: options.ModelPath,
     onnx: Onnx = None,
     pt2: Program = None,
     inputs: options.InputSpecs = None,
     arch: options.Arch = None,
     trust: options.Trust = False,
+    form: options.FormOption = "auto",
+    batch: Batch = None,
     opset: options.Opset = 18,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
@@ -42,6 +51,8 @@ def export(
     check_targets(model, [onnx, pt2], [])
     if not (onnx or pt2):
         raise UsageError("nothing to write", hint="--onnx FILE or --pt2 FILE")
+    if not onnx:
+        refuse_without("--onnx", ["form", "batch"], context)
     if pt2 and pt2.suffix != store.PROGRAM:
         raise UsageError(f"--pt2 {pt2} must end in {store.PROGRAM}")
     with at_work(quiet=quiet or as_json) as watch:
@@ -53,7 +64,7 @@ def export(
             store.save(network, pt2, inputs=specs)
         if onnx:
             watch(f"exporting {onnx.name}", 0, 0)
-            checked = export_onnx(network, onnx, specs, opset=opset, seed=seed)
+            checked = export_onnx(network, onnx, specs, form=form, batch=batch, opset=opset, seed=seed)
     if as_json:
         found = {"onnx": asdict(checked) if checked else None, "pt2": str(pt2) if pt2 else None}
         typer.echo(json.dumps({"phnnify": __version__, **found}, indent=2))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+ExportForm = Literal["auto", "factored", "folded", "dense"]  # `phnnify.forms` has it too, but needs torch
 
 ModelPath = Annotated[
     Path,
@@ -107,6 +109,15 @@ MinShare = Annotated[
 Reports = Annotated[
     list[Path] | None,
     typer.Option("--report", metavar="FILE", help="Write the report: .json, .md or .html; repeatable."),
+]
+FormOption = Annotated[
+    ExportForm,
+    typer.Option(
+        "--form",
+        help="How the ONNX file holds converted weights. factored: the graph multiplies with the factors. "
+        "folded: the weights are multiplied out once, when the file is loaded. auto: whichever is faster, "
+        "layer by layer, for the size of the example input. dense: multiplied out in the file.",
+    ),
 ]
 Opset = Annotated[int, typer.Option(min=18, help="The ONNX operator set.")]
 Data = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +12,15 @@ from torch import Tensor, nn
 from phnnify import algebra, products
 from phnnify.algebra import Factors, Order
 from phnnify.algebras import Algebra, named_algebra
+from phnnify.cost import PYTORCH, Form, Target, prefers_factored
 from phnnify.factorization import factorize
+from phnnify.layers.fresh import fresh_
+from phnnify.layers.reuse import Composed, reuse
 
 _MANY_ROWS = 512
 _TOO_MANY = 4  # times the multiplications of a dense product, up to which reading fewer numbers pays
 
 _Self = TypeVar("_Self", bound="PHMLayer")
-
-
-class _Cached(NamedTuple):
-    """A composed weight (out, in, *kernel), and the factors and their versions it was composed from."""
-
-    factors: tuple[Tensor, ...]  # held, so that no other tensor can take their identity
-    versions: tuple[tuple[int, ...], ...]
-    weight: Tensor
 
 
 class PHMLayer(nn.Module):
@@ -36,18 +31,21 @@ class PHMLayer(nn.Module):
         S: Parameter (terms, out/n_out, in/n_in, *kernel), the filters.
         U, V: Parameters (out, rank) and (rank, in, *kernel), the low-rank term; None where it has none.
         bias: Parameter (out,), or None.
+        form: How it runs in eval mode: "factored", where it can; "folded" (with the composed weight, which is
+            kept); or "auto", whichever `cost` says is faster for the input at hand.
     """
 
     twin: ClassVar[type[nn.Module]]
     arguments: ClassVar[tuple[str, ...]]  # constructor arguments of the twin that it keeps as attributes
     transposed_weight: ClassVar[bool] = False  # whether the twin stores its weight as (in, out, *kernel)
+    form: Form = "auto"
 
     A: Tensor
     S: nn.Parameter
     U: nn.Parameter | None
     V: nn.Parameter | None
     bias: nn.Parameter | None
-    _cached: _Cached | None
+    _cached: Composed | None
 
     @classmethod
     def orient(cls, weight: Tensor) -> Tensor:
@@ -141,16 +139,13 @@ class PHMLayer(nn.Module):
 
         In eval mode it is composed once and kept until a factor changes.
         """
-        if self.training or not self._cacheable():
+        if self.training or torch.compiler.is_compiling():
             return self._compose()
-        factors = self._present()
-        versions = tuple((id(factor), factor._version, factor.data_ptr()) for factor in factors)
-        if self._cached is None or self._cached.versions != versions:
-            self._cached = _Cached(factors, versions, self._compose_once())
-        weight = self._cached.weight
-        if torch.is_grad_enabled():
-            weight = _Reuse.apply(*self.factors, weight)  # type: ignore[no-untyped-call]
-        return self.orient(weight)
+        if self._cached is None or not self._cached.is_of(self._parameters, self._buffers):
+            if not self._cacheable():
+                return self._compose()
+            self._cached = Composed.of(self.factors)
+        return self.orient(reuse(self.factors, self._cached.weight))
 
     def reset_parameters(self) -> None:
         """Fresh factors: the composed weight has exactly the mean square of a fresh dense weight.
@@ -165,13 +160,37 @@ class PHMLayer(nn.Module):
                 fan_in = self._fan_in()
                 nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
-    def _learns_composed(self, rows: int) -> bool:
-        """Whether to learn through the composed weight: so many rows come that composing it costs nothing.
+    def fastest_form(self, x: Tensor, target: Target) -> Form:
+        """The form that is faster for such an input, as `cost` says; "folded" where there is no other."""
+        met = self._positions(x)
+        if met is None:
+            return "folded"
+        rank = 0 if self.U is None else self.U.shape[1]
+        faster = prefers_factored(self.A.shape, self.S.shape, rank, *met, target)
+        return "factored" if faster else "folded"
+
+    def _positions(self, x: Tensor) -> tuple[int, int] | None:
+        """How many vectors come out, and how many of the input for each; None if it needs its weight."""
+        return None
+
+    def _runs_factored(self, x: Tensor) -> bool:
+        """Whether to multiply with the factors in eval mode."""
+        if self.form != "auto" or torch.compiler.is_compiling() or x.device.type != "cpu":
+            return self._factored_unseen()
+        return self.fastest_form(x, PYTORCH) == "factored"
+
+    def _factored_unseen(self) -> bool:
+        """The same, whatever the input."""
+        return not prefers_dense(self.order, self.matrix) if self.form == "auto" else self.form == "factored"
+
+    def _learns_factored(self, rows: int) -> bool:
+        """Whether to learn through the factors, unless so many rows come that composing W costs nothing.
 
         A factored product multiplies no more, but its backward pass copies all that it mixed: a distillation
         step of a character transformer takes twice as long.
         """
-        return self.training and self.order.terms > 0 and rows >= _MANY_ROWS
+        many = self.order.terms > 0 and rows >= _MANY_ROWS
+        return not many and not prefers_dense(self.order, self.matrix)
 
     def _fresh_mean_square(self) -> float:
         return 1 / (3 * self._fan_in())
@@ -247,17 +266,10 @@ class PHMLayer(nn.Module):
         return self.orient(algebra.compose(*self.factors))
 
     def _cacheable(self) -> bool:
-        """Whether changes of the factors can be seen: not in a trace, nor of tensors put in their place."""
-        if torch.compiler.is_compiling():
-            return False
+        """Whether changes of the factors can be seen: not of tensors put in their place."""
         factors = self._present()
         fixed = self.A if self.has_fixed_algebra and type(self.A) is Tensor else None
         return all((f is fixed or type(f) is nn.Parameter) and not f.is_inference() for f in factors)
-
-    def _compose_once(self) -> Tensor:
-        """The composed weight (out, in, *kernel), free of the caller's autograd and autocast modes."""
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.S.device.type, enabled=False):
-            return algebra.compose(*self.factors)
 
     def _apply(self: _Self, fn: Any, recurse: bool = True) -> _Self:
         self._cached = None
@@ -272,34 +284,6 @@ class PHMLayer(nn.Module):
 
     def __getstate__(self) -> Mapping[str, Any]:
         return {**self.__dict__, "_cached": None}
-
-
-class _Reuse(torch.autograd.Function):
-    """`compose` whose value is already known: hands it on, with the gradients of the factors.
-
-    dA_r[i, j] = <dW_ij, S_r> and dS_r = Σ_ij A_r[i, j]·dW_ij, where dW_ij is a block of the gradient;
-    dU = dW Vᵀ and dV = Uᵀ dW.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(A: Tensor, S: Tensor, U: Tensor | None, V: Tensor | None, weight: Tensor) -> Tensor:
-        return weight.view_as(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:4])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        A, S, U, V = ctx.saved_tensors
-        blocks = algebra.rearrange(grads[0], *A.shape[1:])
-        dA, dS = (blocks @ S.flatten(1).t()).t().view_as(A), (A.flatten(1) @ blocks).view_as(S)
-        if U is None:
-            return dA, dS, None, None, None
-        rows = grads[0].flatten(1)
-        return dA, dS, rows @ V.flatten(1).t(), (U.t() @ rows).view_as(V), None
 
 
 def _applied(fn: Any, tensor: Tensor) -> Tensor:
@@ -338,64 +322,6 @@ def _copied(bias: nn.Parameter | None) -> nn.Parameter | None:
 def _shapes(factors: Factors) -> str:
     named = zip("ASUV", factors, strict=True)
     return ", ".join(f"{name} {tuple(factor.shape)}" for name, factor in named if factor is not None)
-
-
-def fresh_(factors: Factors, mean_square: float, *, keep_algebra: bool = False) -> None:
-    """Draw factors anew, in place: the weight that they compose has exactly the given mean square.
-
-    Args:
-        factors: All normal, scaled; A and S with equal mean squares.
-        mean_square: Where it is 0, S and U vanish.
-        keep_algebra: Leave A as it is.
-    """
-    A, S, U, V = factors
-    for factor in (S, U, V) if keep_algebra else (A, S, U, V):
-        if factor is not None:
-            nn.init.normal_(factor)
-    if mean_square:
-        _rescale_(factors, mean_square, keep_algebra)
-        return
-    for factor in (S, U):
-        if factor is not None:
-            factor.zero_()
-
-
-def _rescale_(factors: Factors, mean_square: float, keep_algebra: bool) -> None:
-    """Scale the factors so that the weight has the given mean square.
-
-    Without a low-rank term |W|² = Σ_rs <A_r, A_s>·<S_r, S_s>, which needs no composed weight. With one, the
-    two parts have mean squares in proportion to the numbers they hold.
-    """
-    A, S, U, V = factors
-    if U is None or V is None:
-        _scale_pair_(A, S, (mean_square / _mean_square(A, S)).sqrt(), keep_algebra)
-        return
-    held = [A.numel() + S.numel(), U.numel() + V.numel()]
-    if len(A):
-        wanted = mean_square * held[0] / sum(held)
-        _scale_pair_(A, S, (wanted / _mean_square(A, S)).sqrt(), keep_algebra)
-    product = (U @ V.flatten(1)).float().square().mean()
-    _scale_pair_(U, V, (mean_square * held[1] / sum(held) / product).sqrt())
-    gain = (mean_square / algebra.compose(*factors).float().square().mean()).sqrt()
-    _scale_pair_(U, V, gain)
-    if len(A):
-        _scale_pair_(A, S, gain, keep_algebra)
-
-
-def _mean_square(A: Tensor, S: Tensor) -> Tensor:
-    """Of the composed weight."""
-    a, s = A.flatten(1).float(), S.flatten(1).float()
-    return ((a @ a.t()) * (s @ s.t())).sum() / (a.shape[1] * s.shape[1])
-
-
-def _scale_pair_(a: Tensor, s: Tensor, gain: Tensor, keep_first: bool = False) -> None:
-    """Multiply the product of two factors by `gain`, shared so that their mean squares become equal."""
-    if keep_first:
-        s.mul_(gain)
-        return
-    balance = (s.float().square().mean() / a.float().square().mean()).sqrt()
-    a.mul_((gain * balance).sqrt())
-    s.mul_((gain / balance).sqrt())
 
 
 def prefers_dense(order: Order, matrix: tuple[int, ...]) -> bool:

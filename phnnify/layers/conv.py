@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from phnnify import products
 from phnnify.algebra import Order
 from phnnify.algebras import Algebra
-from phnnify.layers.base import PHMLayer, prefers_dense, product_layout
+from phnnify.layers.base import PHMLayer, product_layout
 
 
 class _PHMConv(PHMLayer):
@@ -79,25 +80,39 @@ class _PHMConv(PHMLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x ([batch,] in_channels, *positions) to ([batch,] out_channels, *positions)."""
-        if self._pointwise() and not self._prefers_composed(x):
-            return self._factored(x)
+        if self._one_group() and self._in_factors(x):
+            if x.dim() < self.S.dim() - 1:
+                return self.forward(x.unsqueeze(0)).squeeze(0)
+            return self._by_rows(x) if self._pointwise() and self._has_rows(x) else self._in_steps(x)
         # The dense twin's own forward step, which reads stride, padding and so on from this module.
         twin: Any = self.twin
-        if self.U is not None and self.V is not None and not len(self.A) and self._one_group():
-            thin: Tensor = twin._conv_forward(self, x, self.V, None)
-            convolve = (F.conv1d, F.conv2d, F.conv3d)[self.S.dim() - 4]
-            return convolve(thin, self.U.view(*self.U.shape, *[1] * (self.S.dim() - 3)), self.bias)
         y: Tensor = twin._conv_forward(self, x, self.weight, self.bias)
         return y
 
-    def _prefers_composed(self, x: Tensor) -> bool:
+    def _in_factors(self, x: Tensor) -> bool:
+        if not self.training:
+            return self._runs_factored(x)
         columns: int = self.in_channels  # type: ignore[assignment]
-        return prefers_dense(self.order, self.matrix) or self._learns_composed(x.numel() // columns)
+        return not len(self.A) or (self._pointwise() and self._learns_factored(x.numel() // columns))
 
-    def _factored(self, x: Tensor) -> Tensor:
-        spatial = self.S.dim() - 3
-        if x.dim() == spatial + 1:
-            return self._factored(x.unsqueeze(0)).squeeze(0)
+    def _positions(self, x: Tensor) -> tuple[int, int] | None:
+        apart = len(self.A) and not self._pointwise() and _channels_last(x)
+        if apart or not self._one_group():
+            return None  # its blocks of channels do not lie together
+        columns: int = self.in_channels  # type: ignore[assignment]
+        steps = math.prod(self.stride)  # type: ignore[arg-type]
+        return max(1, x.numel() // columns // steps), steps
+
+    def _factored_unseen(self) -> bool:
+        if self.form != "auto":
+            return self.form == "factored"
+        return not len(self.A) or (self._pointwise() and super()._factored_unseen())
+
+    def _has_rows(self, x: Tensor) -> bool:
+        """Whether a kernel of size 1 is best a product with rows of channels: as it learns, and as x lies."""
+        return self.training or (_channels_last(x) and not torch.compiler.is_exporting())
+
+    def _by_rows(self, x: Tensor) -> Tensor:
         if any(self._reversed_padding_repeated_twice):
             mode = "constant" if self.padding_mode == "zeros" else str(self.padding_mode)
             x = F.pad(x, self._reversed_padding_repeated_twice, mode)
@@ -107,7 +122,29 @@ class _PHMConv(PHMLayer):
         y = products.multiply_channels(
             x, self.A, self.S.flatten(2), self.U, None if self.V is None else self.V.flatten(1)
         )
-        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * spatial)
+        return y if self.bias is None else y + self._spread(self.bias).to(y.dtype)
+
+    def _in_steps(self, x: Tensor) -> Tensor:
+        """Convolutions of this layer's kind, with V and S, and what comes before and after."""
+        twin: Any = self.twin
+        bias, parts = self.bias, []
+        if self.U is not None and self.V is not None:
+            pointwise = (F.conv1d, F.conv2d, F.conv3d)[self.S.dim() - 4]
+            parts.append(pointwise(twin._conv_forward(self, x, self.V, None), self._spread(self.U), bias))
+            bias = None
+        if len(self.A):
+            convolution = partial(twin._conv_forward, self, bias=None)
+            parts.append(products.convolve(x, self.A, self.S, convolution))
+        y: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return y if bias is None else products.add_bias(y, self._spread(bias))
+
+    def _spread(self, tensor: Tensor) -> Tensor:
+        """With an axis of size 1 for each position."""
+        return tensor.view(*tensor.shape, *[1] * (self.S.dim() - 3))
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.stride(-x.dim() + 1) == 1 and x.shape[1] > 1
 
 
 class PHMConv1d(_PHMConv):

@@ -58,9 +58,9 @@ class PHMEmbedding(PHMLayer):
         y = None if U is None or V is None else U.index_select(0, flat) @ V
         if len(A):
             rows = S.shape[1]
-            blocks = A.index_select(1, flat // rows)
-            places = S.index_select(1, flat % rows)
-            sums = torch.einsum("rbi,rbw->biw", blocks, places).flatten(1)
+            blocks = A.permute(1, 2, 0).index_select(0, flat // rows)
+            places = S.transpose(0, 1).index_select(0, flat % rows)
+            sums = torch.bmm(blocks, places).flatten(1)
             y = sums if y is None else y + sums
         if y is None:
             y = S.new_zeros(flat.shape[0], self.matrix[1])

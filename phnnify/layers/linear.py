@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from phnnify import products
 from phnnify.algebra import Order
 from phnnify.algebras import Algebra
-from phnnify.layers.base import PHMLayer, prefers_dense, product_layout
+from phnnify.layers.base import PHMLayer, product_layout
 
 
 class PHMLinear(PHMLayer):
-    """y = x Wᵀ + b with W = Σ_r A_r ⊗ S_r + U V, not composed unless that multiplies far less (`products`).
+    """y = x Wᵀ + b with W = Σ_r A_r ⊗ S_r + U V, by the factors (`products`) or the composed weight.
 
     Shapes: x (..., in_features), y (..., out_features). S is laid out in memory as the product reads it.
 
@@ -51,8 +51,9 @@ class PHMLinear(PHMLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features)."""
-        rows = x.numel() // x.shape[-1]
-        if prefers_dense(self.order, self.matrix) or self._learns_composed(rows):
-            return F.linear(x, self.weight, self.bias)
-        y = products.multiply(x, *self.factors)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        if self._learns_factored(x.numel() // x.shape[-1]) if self.training else self._runs_factored(x):
+            return products.multiply(x, *self.factors, self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+    def _positions(self, x: Tensor) -> tuple[int, int]:
+        return max(1, x.numel() // x.shape[-1]), 1

@@ -1,0 +1,130 @@
+"""Which way of computing with a weight in factors is faster: a small model of time.
+
+A matrix product takes as long as its arithmetic or its memory traffic, whichever is longer (the roofline,
+Williams et al. 2009), and a fixed time as an operator:
+
+    max(multiplications / speed · (1 + half / rows), bytes / bandwidth) + overhead
+
+where a product of `half` rows runs at half its speed. The composed weight is one such product. In factors it
+is two: one with S, and a thin one with A, whose result is written and read again, and a sum with the bias; a
+low-rank term is two more. What is written counts twice, since its place is read into the cache first.
+
+Only ratios of these times decide. `examples/benchmarks/forms_table.py` prints them beside measured ones.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from phnnify.algebra import Order
+from phnnify.products import filters_first
+
+Form = Literal["auto", "factored", "folded"]
+_NUMBER = 4  # bytes
+
+
+class Target(NamedTuple):
+    """What runs a network; the constants are of one CPU core each, as measured.
+
+    Attributes:
+        speed: Multiplications a second, of a large matrix product.
+        bandwidth: Bytes a second, from memory.
+        half: The rows at which a matrix product reaches half that speed.
+        overhead: Seconds of a step that does nothing, with the reshaping around it.
+    """
+
+    speed: float
+    bandwidth: float
+    half: float
+    overhead: float
+
+
+PYTORCH = Target(speed=28e9, bandwidth=20e9, half=12, overhead=6e-6)
+ONNX = Target(speed=45e9, bandwidth=20e9, half=2, overhead=3e-6)
+
+
+class Step(NamedTuple):
+    """One operator.
+
+    Attributes:
+        weights: The numbers it reads whatever the input.
+        rows: The vectors that meet them, for each position of the output.
+        reads: Numbers read, for each position.
+        writes: Numbers written, for each position.
+    """
+
+    weights: float
+    rows: float
+    reads: float
+    writes: float
+
+    def time(self, positions: int, target: Target) -> float:
+        """Seconds."""
+        rows = self.rows * positions
+        arithmetic = self.weights * (rows + target.half) / target.speed
+        traffic = self.weights + (self.reads + 2 * self.writes) * positions
+        return max(arithmetic, _NUMBER * traffic / target.bandwidth) + target.overhead
+
+
+def composed(matrix: tuple[int, ...], stride: int = 1) -> list[Step]:
+    """A product with the weight (out, in, *kernel); `stride` input positions for each of the output."""
+    out, columns = matrix[:2]
+    return [Step(math.prod(matrix), 1, columns * stride, out)]
+
+
+def factored(order: Order, matrix: tuple[int, ...], stride: int = 1) -> list[Step]:
+    """The operators of a product in factors, the Kronecker products in the order that `products` takes."""
+    out, columns = matrix[:2]
+    kernel = math.prod(matrix[2:])
+    steps = []
+    if order.rank:
+        thin = Step(order.rank * columns * kernel, 1, columns * stride, order.rank)
+        steps += [thin, Step(order.rank * out, 1, order.rank, out)]
+    if order.terms:
+        steps += _kronecker(order, out, columns, kernel, stride)
+        steps.append(Step(0, 0, out * (1 + bool(order.rank)), out))
+    return steps
+
+
+def _kronecker(order: Order, out: int, columns: int, kernel: int, stride: int) -> list[Step]:
+    n_out, n_in, terms = order.n_out, order.n_in, order.terms
+    rows, width = out // n_out, columns // n_in
+    weights, mix = terms * rows * width * kernel, terms * n_out * n_in
+    if filters_first(order, out, columns * kernel, spatial=kernel > 1):
+        between = n_in * terms * rows
+        return [Step(weights, n_in, columns * stride, between), Step(mix, rows, between, out)]
+    between = n_out * terms * width * stride
+    return [Step(mix, width * stride, columns * stride, between), Step(weights, n_out, between, out)]
+
+
+def seconds(steps: list[Step], positions: int, target: Target) -> float:
+    """The time of operators one after another."""
+    return sum(step.time(positions, target) for step in steps)
+
+
+@lru_cache(maxsize=4096)
+def prefers_factored(
+    algebra: tuple[int, ...],
+    filters: tuple[int, ...],
+    rank: int,
+    positions: int,
+    stride: int,
+    target: Target,
+) -> bool:
+    """Whether the factors are as fast as the composed weight.
+
+    Args:
+        algebra: The shape of A, (terms, n_out, n_in).
+        filters: The shape of S, (terms, out/n_out, in/n_in, *kernel).
+        rank: Of the low-rank term.
+        positions: How many vectors (rows, pixels) come out.
+        stride: How many of the input there are for each of them.
+        target: What runs the network.
+    """
+    terms, n_out, n_in = algebra
+    matrix = (n_out * filters[1], n_in * filters[2], *filters[3:])
+    whole = seconds(composed(matrix, stride), positions, target)
+    steps = factored(Order(n_out, n_in, terms, rank), matrix, stride)
+    return seconds(steps, positions, target) <= whole

@@ -1,0 +1,87 @@
+"""A composed weight that is kept, and handed on with the gradients of its factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from phnnify import algebra
+from phnnify.algebra import Factors
+
+NAMES = ("A", "S", "U", "V")
+
+
+class Seen(NamedTuple):
+    """A factor when the weight was composed from it: held, so that no other can take its identity."""
+
+    name: str
+    factor: Tensor
+    version: int
+    place: int
+
+    @classmethod
+    def of(cls, name: str, factor: Tensor) -> Seen:
+        """The factor as it is now."""
+        return cls(name, factor, factor._version, factor.data_ptr())
+
+
+class Composed(NamedTuple):
+    """A composed weight (out, in, *kernel), and what it was composed from."""
+
+    seen: tuple[Seen, ...]
+    weight: Tensor
+
+    @classmethod
+    def of(cls, factors: Factors) -> Composed:
+        """The weight of factors, free of the caller's autograd and autocast modes."""
+        seen = tuple(Seen.of(name, f) for name, f in zip(NAMES, factors, strict=True) if f is not None)
+        device = factors.S.device.type
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+            return cls(seen, algebra.compose(*factors))
+
+    def is_of(self, parameters: Mapping[str, Tensor | None], buffers: Mapping[str, Tensor | None]) -> bool:
+        """Whether a module's parameters (a fixed algebra: buffers) are the same, with the same values."""
+        for name, factor, version, place in self.seen:
+            held = parameters[name] if name in parameters else buffers[name]
+            if held is not factor or factor._version != version or factor.data_ptr() != place:
+                return False
+        return True
+
+
+def reuse(factors: Factors, weight: Tensor) -> Tensor:
+    """The weight that was composed from these factors, with their gradients where gradients are recorded."""
+    if not torch.is_grad_enabled():
+        return weight
+    reused: Tensor = _Reuse.apply(*factors, weight)  # type: ignore[no-untyped-call]
+    return reused
+
+
+class _Reuse(torch.autograd.Function):
+    """`compose` whose value is already known: hands it on, with the gradients of the factors.
+
+    dA_r[i, j] = <dW_ij, S_r> and dS_r = Σ_ij A_r[i, j]·dW_ij, where dW_ij is a block of the gradient;
+    dU = dW Vᵀ and dV = Uᵀ dW.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, S: Tensor, U: Tensor | None, V: Tensor | None, weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        A, S, U, V = ctx.saved_tensors
+        blocks = algebra.rearrange(grads[0], *A.shape[1:])
+        dA, dS = (blocks @ S.flatten(1).t()).t().view_as(A), (A.flatten(1) @ blocks).view_as(S)
+        if U is None:
+            return dA, dS, None, None, None
+        rows = grads[0].flatten(1)
+        return dA, dS, rows @ V.flatten(1).t(), (U.t() @ rows).view_as(V), None

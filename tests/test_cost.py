@@ -1,0 +1,76 @@
+"""Which way of computing with a weight in factors is faster."""
+
+from __future__ import annotations
+
+import pytest
+
+from phnnify.algebra import Order
+from phnnify.cost import ONNX, PYTORCH, Step, Target, composed, factored, prefers_factored, seconds
+
+both = pytest.mark.parametrize("target", [PYTORCH, ONNX])
+
+
+def prefers(order: Order, matrix: tuple[int, ...], positions: int, target: Target, stride: int = 1) -> bool:
+    algebra = (order.terms, order.n_out, order.n_in)
+    filters = (order.terms, matrix[0] // order.n_out, matrix[1] // order.n_in, *matrix[2:])
+    return prefers_factored(algebra, filters, order.rank, positions, stride, target)
+
+
+def test_a_step_takes_as_long_as_its_arithmetic_or_its_traffic_and_an_overhead() -> None:
+    target = Target(speed=100.0, bandwidth=400.0, half=0.0, overhead=1.0)
+    assert Step(weights=50, rows=1, reads=10, writes=5).time(10, target) == 50 * 10 / 100 + 1
+    assert Step(weights=50, rows=0, reads=10, writes=5).time(10, target) == 4 * (50 + 20 * 10) / 400 + 1
+
+
+def test_half_the_speed_is_reached_at_so_many_rows() -> None:
+    target = Target(speed=100.0, bandwidth=1e9, half=12.0, overhead=0.0)
+    assert Step(100, 1, 0, 0).time(12, target) == 2 * (100 * 12 / 100)
+
+
+@pytest.mark.parametrize(
+    ("order", "kernel"),
+    [(Order(4, 4, 4), ()), (Order(4, 4, 2, 3), (3, 3)), (Order(32, 2, 2), ()), (Order.low_rank(5), ())],
+    ids=str,
+)
+def test_the_steps_read_every_factor_and_multiply_as_products_says(
+    order: Order, kernel: tuple[int, ...]
+) -> None:
+    matrix = (32, 16, *kernel)
+    steps = factored(order, matrix)
+    assert sum(step.weights for step in steps) == order.parameters(matrix)
+    whole = composed(matrix)
+    assert [step.weights for step in whole] == [Order(1, 1, 1).parameters(matrix) - 1]
+
+
+def test_as_many_terms_as_blocks_multiply_as_much_as_the_weight_and_fewer_save() -> None:
+    matrix = (64, 64, 3, 3)
+    for terms in (1, 2, 4):
+        filters = factored(Order(4, 4, terms), matrix)[0]
+        assert filters.weights * filters.rows == terms / 4 * 64 * 64 * 9
+
+
+@both
+def test_large_weights_with_one_row_are_read_in_factors(target: Target) -> None:
+    for n in (2, 4, 8):
+        assert prefers(Order(n, n, n), (4096, 4096), 1, target)
+
+
+@both
+def test_small_weights_are_composed_since_operators_cost_more_than_numbers(target: Target) -> None:
+    assert not prefers(Order(4, 4, 4), (32, 32), 1, target)
+
+
+@both
+def test_where_arithmetic_is_the_limit_only_fewer_terms_are_worth_it(target: Target) -> None:
+    matrix = (256, 256, 3, 3)
+    assert not prefers(Order(4, 4, 4), matrix, 14 * 14 * 32, target)
+    assert prefers(Order(4, 4, 2), matrix, 14 * 14 * 32, target)
+    assert prefers(Order.low_rank(32), matrix, 14 * 14 * 32, target)
+    assert not prefers(Order.low_rank(255), matrix, 14 * 14 * 32, target)
+
+
+def test_the_time_grows_with_the_positions_and_with_the_stride() -> None:
+    steps = factored(Order(4, 4, 2), (64, 64, 3, 3))
+    assert seconds(steps, 100, ONNX) < seconds(steps, 1000, ONNX)
+    strided = factored(Order(2, 4, 2), (64, 64, 3, 3), 4)
+    assert seconds(strided, 1000, ONNX) > seconds(factored(Order(2, 4, 2), (64, 64, 3, 3)), 1000, ONNX)
