@@ -72,7 +72,7 @@ def fresh_network(folder: Path, tensors: Mapping[str, Tensor], *, trust: bool = 
     """
     model, _ = _built(folder, {}, _main_dtype(folder, tensors), trust)
     for name, parameter in model.named_parameters():
-        stored = tensors.get(name, tensors.get(f"{name.removesuffix('.weight')}.A"))
+        stored = tensors.get(name, tensors.get(f"{name.removesuffix('.weight')}.S"))
         if stored is not None:
             parameter.data = parameter.data.to(stored.dtype)
     return model

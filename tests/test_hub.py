@@ -189,11 +189,12 @@ def test_a_tie_is_kept(tmp_path: Path) -> None:
     assert again.lm_head.weight is again.transformer.wte.weight
 
 
-def test_a_part_in_another_precision_stays_so(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [{}, {"share_algebra": True}, {"algebra": "complex"}], ids=str)
+def test_a_part_in_another_precision_stays_so(how: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     model: Any = read_network(folder).model.half()
     model.lm_head.float()
     model.model.norm.float()
-    result = phnnify.convert(model, 2)
+    result = phnnify.convert(model, 2, **how)
     save(result.model, tmp_path / "small", result.plan)
     again = phnnify.from_pretrained(tmp_path / "small")
     assert {p.dtype for p in again.get_submodule("lm_head").parameters()} == {torch.float32}
