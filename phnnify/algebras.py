@@ -178,6 +178,31 @@ def algebras_of(n: int) -> tuple[Algebra, ...]:
     return tuple(named_algebra(name, n) for name in [*names, *([CYCLIC] if n <= LARGEST_CYCLIC else [])])
 
 
+def stacked(A: Tensor, parts: int) -> Tensor:
+    """The algebra of a weight whose rows are several products of one, such as a recurrent layer's gates.
+
+    Σ_kr (e_k ⊗ A_r) ⊗ S_kr has in its k-th part of rows Σ_r A_r ⊗ S_kr: each part has filters of its own.
+
+    Args:
+        A: (n, n, n).
+        parts: How many.
+
+    Returns:
+        (parts·n, parts·n, n).
+    """
+    units = torch.eye(parts, dtype=A.dtype, device=A.device)
+    return torch.einsum("kp,rij->krpij", units, A).reshape(parts * len(A), parts * A.shape[1], A.shape[2])
+
+
+def unstacked(A: Tensor) -> Tensor:
+    """The algebra that each part has where A is a stack of it; else A itself."""
+    n = A.shape[2]
+    parts = A.shape[1] // n
+    base = A[:n, :n]
+    same = A.shape == (parts * n, parts * n, n) and torch.equal(stacked(base, parts), A)
+    return base if same else A
+
+
 def recognised(A: Tensor) -> Algebra | None:
     """The algebra of `NAMES` that has exactly these values (n, n, n)."""
     same = (x for x in algebras_of(len(A)) if x.A().shape == A.shape and torch.equal(x.A(A.dtype), A.cpu()))

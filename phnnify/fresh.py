@@ -61,7 +61,7 @@ def fresh_factors(plan: Plan, weights: Mapping[str, Tensor], seed: int) -> dict[
     with _seeded(weights.values(), int(other)):
         for name, order in plan.conversions.items():
             factors, fixed = empty_factors(weights[name], order), plan.fixed(name)
-            given = fixed.A() if fixed else shared.get(factors.A.shape)
+            given = shared.get(factors.A.shape) if fixed is None else fixed
             given = None if plan.algebras[name] == LEARNED else given
             if given is not None:
                 factors.A.copy_(given)

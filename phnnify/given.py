@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phnnify.algebra import Order
-from phnnify.algebras import LEARNED, SHARED, Algebra, recognised
+from phnnify.algebras import LEARNED, SHARED, Algebra, recognised, unstacked
 from phnnify.errors import ModelError, PlanError
 from phnnify.factorization import common_algebra
 from phnnify.layers import PHMLayer
@@ -31,8 +31,9 @@ def given_algebras(plan: Plan, weights: Mapping[str, Tensor]) -> dict[str, Tenso
     """
     found = {}
     for name in plan.conversions:
-        if fixed := plan.fixed(name):
-            found[name] = fixed.A(weights[name].dtype)
+        fixed = plan.fixed(name)
+        if fixed is not None:
+            found[name] = fixed.to(weights[name].dtype)
     for order, names in sharing(plan).items():
         try:
             shared = common_algebra([weights[name] for name in names], order)
@@ -88,6 +89,7 @@ def shown_algebras(layers: Mapping[str, PHMLayer]) -> tuple[dict[str, str], tupl
 
 def _name_of_fixed(name: str, A: Tensor, own: list[Algebra]) -> str:
     """The name of a fixed algebra; one without gets its place in `own`."""
+    A = unstacked(A)
     if known := recognised(A):
         return known.name
     try:

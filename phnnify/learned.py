@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from phnnify import __version__, constants, folders
-from phnnify.algebras import NAMES, algebras_of, aligned, random_distance, span_distance
+from phnnify.algebras import NAMES, algebras_of, aligned, random_distance, span_distance, unstacked
 from phnnify.archive import Content, read_content
 from phnnify.constants import read_algebra
 from phnnify.errors import FileError, PlanError
@@ -94,12 +94,12 @@ def _of_content(content: Content, source: str) -> list[tuple[str, str, Tensor]]:
         every = {name or "weight": module for name, module in modules if isinstance(module, PHMLayer)}
         layers = {name: layer for name, layer in every.items() if len(layer.A)}
         kinds = _kinds(layers)
-        return [(name, kinds[name], layer.A.detach()) for name, layer in layers.items()]
+        return [(name, kinds[name], unstacked(layer.A.detach())) for name, layer in layers.items()]
     if METADATA_KEY not in content.metadata:
         return []
     plan = parse_plan(content.metadata[METADATA_KEY])
     factors = factors_of(plan, content.tensors, source)
-    return [(name, plan.algebras[name], A) for name, (A, *_) in factors.items() if len(A)]
+    return [(name, plan.algebras[name], unstacked(A)) for name, (A, *_) in factors.items() if len(A)]
 
 
 def _kinds(layers: Mapping[str, PHMLayer]) -> dict[str, str]:

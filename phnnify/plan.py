@@ -14,9 +14,10 @@ from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
+from torch import Tensor
 
 from phnnify.algebra import Order
-from phnnify.algebras import LEARNED, NAMES, SHARED, Algebra, named_algebra, own_algebra
+from phnnify.algebras import LEARNED, NAMES, SHARED, Algebra, named_algebra, own_algebra, stacked
 from phnnify.errors import PlanError, UsageError
 from phnnify.trace import Site, Trace
 
@@ -100,9 +101,10 @@ class Plan:
     def __post_init__(self) -> None:
         for name, order in self.conversions.items():
             fixed = self.fixed(name)
-            if fixed and (order.n_out, order.n_in, order.terms) != (fixed.n,) * 3:
+            if fixed is not None and (order.terms, order.n_out, order.n_in) != fixed.shape:
+                n = order.n_in
                 raise PlanError(
-                    f"the plan gives {name} the {fixed.name} algebra, which needs {Order(*(fixed.n,) * 3)}, "
+                    f"the plan gives {name} the {self.algebras[name]} algebra, which needs {Order(n, n, n)}, "
                     f"and {order}"
                 )
 
@@ -116,18 +118,18 @@ class Plan:
         """What the algebras of the weights that are converted are, by name of the weight."""
         return {d.name: d.algebra for d in self.decisions if d.order is not None}
 
-    def fixed(self, name: str) -> Algebra | None:
-        """The fixed algebra of a weight that is converted; None where it is learned."""
+    def fixed(self, name: str) -> Tensor | None:
+        """The fixed algebra of a weight that is converted, stacked where its rows are; None where learned."""
         algebra, order = self.algebras[name], self.conversions[name]
         if algebra in (LEARNED, SHARED):
             return None
-        for own in self.constants:
-            if own.name == algebra:
-                return own
+        own = next((own for own in self.constants if own.name == algebra), None)
         try:
-            return named_algebra(algebra, order.terms)
+            A = (own or named_algebra(algebra, order.n_in)).A()
         except ValueError as error:
             raise PlanError(f"the plan's algebra for {name}: {error}") from None
+        parts = order.n_out // len(A) if order.n_out % len(A) == 0 and order.n_out == order.terms else 1
+        return stacked(A, parts)
 
     def sizes(self, matrices: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """How many parameters each converted weight has, by name.
@@ -191,8 +193,10 @@ def _decide(site: Site, options: PlanOptions) -> Decision:
     order = _with_share(
         Order.closest(site.matrix[0], site.matrix[1], options.n), site.matrix, options.low_rank
     )
-    learned = SHARED if options.share_algebra else LEARNED
-    algebra = options.algebra.name if options.algebra else learned
+    if fixed := options.algebra:
+        order = Order(site.parts * fixed.n, fixed.n, site.parts * fixed.n)
+        return Decision(site.name, site.kind, site.shape, order=order, algebra=fixed.name)
+    algebra = SHARED if options.share_algebra else LEARNED
     return Decision(site.name, site.kind, site.shape, order=order, algebra=algebra)
 
 
@@ -218,7 +222,8 @@ def _reason_to_keep(site: Site, options: PlanOptions) -> str | None:
     if site.table and not options.embeddings:
         tied = f", tied to {', '.join(site.ties)}" if site.ties else ""
         return f"an embedding table{tied}: --embeddings converts it"
-    if reason := _reason_of_order(site.matrix, options):
+    rows = (site.matrix[0] // site.parts, *site.matrix[1:]) if options.algebra else site.matrix
+    if reason := _reason_of_order(rows, options):
         return reason
     if site.share < options.min_share and not options.include:
         return f"small: {site.share:.2%} of the parameters, below {options.min_share:.2%}"

@@ -16,6 +16,7 @@ from torch import nn
 from phnnify.inputs import InputSpec, random_example
 from phnnify.layers import PHMEmbedding, PHMLinear
 from phnnify.measure import Run, evaluation_copy, parameter_count, run_counts
+from phnnify.opened.linear import parts_of
 from phnnify.rules import rule_for
 from phnnify.uses import Uses, find_uses, site_name
 
@@ -35,6 +36,7 @@ class Site:
         obstacle: Why it must stay, whatever the options; None where it may be converted.
         ties: The names of other layers that have the same weight.
         table: Whether it is an embedding table, or tied to one.
+        parts: How many outputs of equal width, such as a recurrent layer's gates, are stacked in its rows.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Site:
     obstacle: str | None = None
     ties: tuple[str, ...] = ()
     table: bool = False
+    parts: int = 1
 
     @property
     def parameters(self) -> int:
@@ -129,6 +132,7 @@ def _candidates(model: nn.Module, total: int) -> Iterator[tuple[str, Site]]:
                 obstacle=obstacle,
                 ties=ties,
                 table=PHMEmbedding in becomes,
+                parts=parts_of(module),
             ),
         )
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from phnnify.algebra import compose
 from phnnify.algebras import (
     NAMES,
     Algebra,
@@ -22,6 +23,8 @@ from phnnify.algebras import (
     random_distance,
     recognised,
     span_distance,
+    stacked,
+    unstacked,
 )
 
 Quaternion = tuple[float, float, float, float]
@@ -191,3 +194,14 @@ def test_random_spaces_are_as_far_apart_as_is_said() -> None:
     draw = torch.Generator().manual_seed(0)
     distances = [span_distance(*torch.randn(2, 4, 4, 4, generator=draw)) ** 2 for _ in range(200)]
     assert np.mean(distances) ** 0.5 == pytest.approx(random_distance((4, 4, 4)), abs=0.01)
+
+
+def test_a_stack_has_filters_of_its_own_in_each_part() -> None:
+    A = named_algebra("quaternion").A()
+    S = torch.randn(3, 4, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = compose(stacked(A, 3), S.flatten(0, 1))
+    assert torch.equal(found, torch.cat([compose(A, part) for part in S]))
+    assert torch.equal(unstacked(stacked(A, 3)), A)
+    assert unstacked(A).shape == (4, 4, 4)
+    for other in (torch.randn(12, 12, 4), torch.randn(3, 4, 4), torch.randn(4, 2, 8)):
+        assert unstacked(other) is other

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import phnnify
+from phnnify.algebra import Order
 from phnnify.layers import PHMLayer
 from phnnify.measure import parameter_count, submodule
 
@@ -149,3 +150,43 @@ def test_given_algebras_go_into_onnx_as_factors(how: dict[str, Any], tmp_path: P
     checked = phnnify.export_onnx(result.model, tmp_path / "net.onnx", result.inputs)
     assert checked.max_rel_diff < 1e-5
     assert checked.tensor_bytes < 1.05 * 4 * parameter_count(result.model)
+
+
+def test_a_quaternion_recurrent_layer_has_one_product_for_each_gate(tmp_path: Path) -> None:
+    """Parcollet et al. 2019 (arXiv 1806.04418), for a GRU: the gates' filters apart, components by name."""
+    torch.manual_seed(0)
+    model = nn.GRU(8, 12, batch_first=True)
+    result = phnnify.convert(model, algebra="quaternion", init="fresh")
+    assert [(d.name, d.order) for d in result.plan.decisions] == [
+        ("ih_l0", Order(12, 4, 12)), ("hh_l0", Order(12, 4, 12))
+    ]  # fmt: skip
+    phnnify.save(result.model, tmp_path / "net.safetensors")
+    network: Any = phnnify.load(tmp_path / "net.safetensors", model=nn.GRU(8, 12, batch_first=True))
+    assert parameter_count(network) == 3 * 12 * (8 + 12) // 4 + 2 * 36
+
+    def gates(layer: Any, x: Tensor) -> list[Tensor]:
+        """Reset, update and new: each of 12 numbers, four components of three."""
+        found = []
+        for (r, i, j, k), bias in zip(layer.S.view(3, 4, 3, -1), layer.bias.view(3, 12), strict=True):
+            W = torch.cat([
+                torch.cat([r, -i, -j, -k], 1), torch.cat([i, r, -k, j], 1),
+                torch.cat([j, k, r, -i], 1), torch.cat([k, -j, i, r], 1),
+            ])  # fmt: skip
+            found.append(x @ W.t() + bias)
+        return found
+
+    x, h = torch.randn(2, 5, 8), torch.zeros(2, 12)
+    for t in range(5):
+        (xr, xz, xn), (hr, hz, hn) = gates(network.ih_l0, x[:, t]), gates(network.hh_l0, h)
+        z = (xz + hz).sigmoid()
+        h = (1 - z) * (xn + (xr + hr).sigmoid() * hn).tanh() + z * h
+    torch.testing.assert_close(network(x)[0][:, -1], h)
+
+
+def test_attention_has_one_product_for_query_key_and_value() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    result = phnnify.convert(model, algebra="quaternion", init="fresh", inputs="2x3x8")
+    orders = {decision.name: decision.order for decision in result.plan.decisions}
+    assert orders["self_attn.in_proj"] == Order(12, 4, 12)
+    assert orders["self_attn.out_proj"] == Order(4, 4, 4)
+    assert weights(result.model) * 4 == weights(model)

@@ -255,9 +255,9 @@ def test_a_plan_whose_algebra_does_not_fit_is_refused() -> None:
         algebra_plan(a="quaternion")
     with pytest.raises(PlanError, match="no algebra 'mine'"):
         algebra_plan(a="mine")
-    uneven = Decision("a", "Linear", (8, 9), Order(2, 3, 2), algebra="complex")
+    uneven = Decision("a", "Linear", (9, 8), Order(3, 2, 2), algebra="complex")
     with pytest.raises(
-        PlanError, match=r"needs order \(2, 2\) with 2 terms, and order \(2, 3\) with 2 terms"
+        PlanError, match=r"needs order \(2, 2\) with 2 terms, and order \(3, 2\) with 2 terms"
     ):
         Plan(2, (uneven,))
 

@@ -50,7 +50,7 @@ class OpenAttention(nn.MultiheadAttention):
         layer.bias_k, layer.bias_v = closed.bias_k, closed.bias_v
         weight, bias = closed.in_proj_weight, closed.in_proj_bias
         if weight is not None and not separate:
-            layer.in_proj = linear_of(weight, bias)
+            layer.in_proj = linear_of(weight, bias, parts=3)
         else:
             parts: Any = (
                 (closed.q_proj_weight, closed.k_proj_weight, closed.v_proj_weight)

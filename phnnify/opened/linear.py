@@ -10,12 +10,25 @@ from torch import Tensor, nn
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-def linear_of(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
-    """A Linear layer of these very parameters, (out, in) and (out,)."""
+def linear_of(weight: nn.Parameter, bias: nn.Parameter | None, parts: int = 1) -> nn.Linear:
+    """A Linear layer of these very parameters, (out, in) and (out,).
+
+    Args:
+        weight: Taken as it is.
+        bias: Taken as it is.
+        parts: How many outputs of equal width, such as gates, are stacked in `out`; `parts_of` tells it.
+    """
     out, columns = weight.shape
     layer = nn.Linear(columns, out, bias is not None, device="meta")
     layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
+    if parts > 1:
+        layer.parts = parts  # type: ignore[assignment]
     return layer
+
+
+def parts_of(layer: nn.Module) -> int:
+    """How many outputs are stacked in a layer's."""
+    return int(vars(layer).get("parts", 1))
 
 
 def parameter_like(old: nn.Parameter, values: Tensor) -> nn.Parameter:

@@ -47,7 +47,8 @@ class OpenRecurrent(nn.RNNBase):
                 weight = getattr(closed, f"weight_{name}{suffix}", None)
                 if weight is not None:
                     bias = getattr(closed, f"bias_{name}{suffix}", None)
-                    layer.add_module(name + suffix, linear_of(weight, bias))
+                    parts = 1 if name == "hr" else weight.shape[0] // closed.hidden_size
+                    layer.add_module(name + suffix, linear_of(weight, bias, parts))
         return layer.train(closed.training)
 
     def to_closed(self) -> nn.RNNBase:
