@@ -41,7 +41,7 @@ def call_with(
     names, values = list(tensors), list(tensors.values())
     samples = values[0].shape[0]
     if samples == 1:
-        return functional_call(network, _by_name(names, [value[0] for value in values]), args, kwargs)
+        return _call(network, names, [value[0] for value in values], args, kwargs)
     _check_samples(args, kwargs, samples)
     _check_alone(network)
     leaves, layout = tree_flatten((args, kwargs))
@@ -51,15 +51,22 @@ def call_with(
         batches = [
             leaf if axis is None else leaf.unsqueeze(0) for leaf, axis in zip(inputs, axes, strict=True)
         ]
-        output = functional_call(network, _by_name(names, mine), *tree_unflatten(batches, layout))
+        output = _call(network, names, mine, *tree_unflatten(batches, layout))
         return tree_map(lambda leaf: leaf.squeeze(0) if isinstance(leaf, Tensor) else leaf, output)
 
     with sdpa_kernel(SDPBackend.MATH):  # for the fused kernels vmap would loop over the samples
         return vmap(one, in_dims=(0, axes), randomness="different")(values, leaves)
 
 
-def _by_name(names: list[tuple[str, ...]], tensors: list[Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for group, tensor in zip(names, tensors, strict=True) for name in group}
+def _call(
+    network: nn.Module,
+    names: list[tuple[str, ...]],
+    tensors: list[Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    named = {name: tensor for group, tensor in zip(names, tensors, strict=True) for name in group}
+    return functional_call(network, named, args, kwargs, tie_weights=False)  # all tied names are there
 
 
 def _has_samples(leaf: Any) -> bool:

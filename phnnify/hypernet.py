@@ -174,9 +174,10 @@ class HyperNetwork(nn.Module):
         predicted = self._predict(values)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            for module in self.network.modules():
-                if isinstance(module, HyperNetwork):  # within a vmap it cannot look at numbers itself
-                    module.encoding.check_ranges(kwargs)
+            if (
+                len(next(iter(predicted.values()))) > 1
+            ):  # then those inside cannot look at the numbers themselves
+                self._check_nested(kwargs)
             return call_with(self.network, predicted, args, kwargs)
 
         return call
@@ -215,6 +216,11 @@ class HyperNetwork(nn.Module):
                 raise UsageError(f"a network has one conditioning; here are rows for {len(tensor)} samples")
             target.put_(network, tensor[0])
         return network
+
+    def _check_nested(self, values: Mapping[str, Any]) -> None:
+        for module in self.network.modules():
+            if isinstance(module, HyperNetwork):
+                module.encoding.check_ranges(values)
 
     def _predict(self, values: Mapping[str, Any]) -> dict[tuple[str, ...], Tensor]:
         """Each predicted tensor (1 or samples, *shape), by all its names."""
