@@ -73,7 +73,7 @@ class Encoding(nn.Module):
         for name, row in zip(self.sizes, rows, strict=True):
             if row.shape[0] not in (1, samples):
                 raise UsageError(f"{name} has rows for {row.shape[0]} samples; another input for {samples}")
-        flat = torch.cat([row.expand(samples, -1) for row in rows], 1)
+        flat = rows[0] if len(rows) == 1 else torch.cat([row.expand(samples, -1) for row in rows], 1)
         return encode(flat) if self.circular else flat
 
     def check_ranges(self, values: Mapping[str, Any]) -> None:
@@ -131,8 +131,8 @@ def _as_tensor(name: str, value: Any) -> Tensor:
 
 def _check_range(name: str, tensor: Tensor) -> None:
     """Refuse numbers outside of [0, 1], where they can be looked at: not in a trace, nor inside of a vmap."""
-    if torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(tensor):
+    if torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(tensor) or not tensor.numel():
         return
-    outside = ~((tensor >= 0) & (tensor <= 1))  # NaN too
-    if outside.any():
-        raise UsageError(f"{name} is {float(tensor[outside][0]):g}; it must be from 0 to 1")
+    least, most = (float(end) for end in tensor.detach().aminmax())  # both are NaN where a number is
+    if not (least >= 0 and most <= 1):
+        raise UsageError(f"{name} is {most if least >= 0 else least:g}; it must be from 0 to 1")

@@ -238,6 +238,7 @@ def draw(path: Path, runs: Runs, sizes: Sizes, plan: Plan) -> None:
     """Training curves for each task and optimizer, and the proportionality."""
     import matplotlib.pyplot as plt
 
+    plt.rcParams |= {"svg.hashsalt": "phnnify", "svg.fonttype": "none"}  # the same file each time, with text
     names = list(dict.fromkeys(name for name, *_ in runs))
     figure, axes = plt.subplots(
         len(names), 3, figsize=(9.5, 2.9 * len(names)), layout="constrained", squeeze=False
@@ -265,7 +266,6 @@ def draw(path: Path, runs: Runs, sizes: Sizes, plan: Plan) -> None:
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize="small")
-    plt.rcParams["svg.hashsalt"] = "phnnify"  # the same file each time
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
