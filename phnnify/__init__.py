@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         PHMLinear,
     )
     from phnnify.pipeline import Result, convert, distill, inspect
+    from phnnify.quantized import export_quantized
     from phnnify.recipe import Recipe, RunFiles
     from phnnify.store import from_pretrained, load, save
 
@@ -59,6 +60,7 @@ _HOMES = {
     "convert": "pipeline",
     "distill": "pipeline",
     "export_onnx": "export",
+    "export_quantized": "quantized",
     "factorize": "factorization",
     "from_pretrained": "store",
     "hypernetize": "hypernet",
@@ -90,6 +92,7 @@ __all__ = [
     "convert",
     "distill",
     "export_onnx",
+    "export_quantized",
     "factorize",
     "from_pretrained",
     "hypernetize",

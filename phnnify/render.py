@@ -17,6 +17,7 @@ from phnnify.conversion import Watcher
 from phnnify.errors import PhnnifyError
 from phnnify.export import OnnxFile
 from phnnify.learned import Found
+from phnnify.quantized import QuantizedFile
 from phnnify.report import (
     HEADINGS,
     LEVEL_HEADINGS,
@@ -105,10 +106,26 @@ def _broken(name: str) -> str:
 def _onnx_line(onnx: OnnxFile) -> Text:
     any_batch = len(onnx.batches) > 1
     batch = "any batch size" if any_batch else f"batch size fixed at {onnx.batches[0]} by the network"
+    if isinstance(onnx, QuantizedFile):
+        return Text(f"{onnx.path}: {onnx.bytes:,} bytes, opset {onnx.opset}, {batch}; {_price(onnx)}")
     return Text(
         f"{onnx.path}: {onnx.bytes:,} bytes, opset {onnx.opset}, {batch}; "
         f"ONNX Runtime differs from PyTorch by at most {onnx.max_rel_diff:.0e}"
     )
+
+
+def _price(onnx: QuantizedFile) -> str:
+    """What smaller numbers gain and cost."""
+    agreement, accuracy = onnx.evaluation.agreement, onnx.evaluation.accuracy
+    text = f"{onnx.kind}, {onnx.float_bytes / onnx.bytes:.1f} times smaller than in float32"
+    text += f", calibrated on {onnx.calibrated:,} inputs" if onnx.calibrated else ""
+    text += f"; on {agreement.samples:,} {'random ' if onnx.measured_on != 'data' else ''}inputs it "
+    text += f"differs from PyTorch by {agreement.relative_error:.2%} of the output"
+    text += "" if agreement.top1 is None else f", answers {agreement.top1:.1%} alike"
+    if accuracy:
+        text += f", and its {accuracy.metric} accuracy is {accuracy.student:.1%} in place of "
+        text += f"{accuracy.teacher:.1%}"
+    return text
 
 
 def show_algebras(found: Sequence[Found]) -> None:

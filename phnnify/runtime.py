@@ -22,11 +22,11 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def open_session(path: Path, *, threads: int | None = None, optimized: Path | None = None) -> Any:
+def open_session(file: Path | bytes, *, threads: int | None = None, optimized: Path | None = None) -> Any:
     """An ONNX Runtime session on the CPU that logs nothing.
 
     Args:
-        path: The .onnx file.
+        file: The .onnx file, or what is in one.
         threads: On how many threads it computes; by default ONNX Runtime decides.
         optimized: Where to write the graph that it really runs.
 
@@ -42,9 +42,11 @@ def open_session(path: Path, *, threads: int | None = None, optimized: Path | No
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = file if isinstance(file, bytes) else str(file)
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class of their own
-        raise ExportError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
+        name = "the graph" if isinstance(file, bytes) else file.name
+        raise ExportError(f"ONNX Runtime cannot load {name}: {first_line(error)}") from None
 
 
 def run_session(session: Any, values: Sequence[Tensor]) -> list[Tensor]:
@@ -54,16 +56,21 @@ def run_session(session: Any, values: Sequence[Tensor]) -> list[Tensor]:
         ExportError: ONNX Runtime cannot run the file on them.
     """
     try:
-        return [torch.from_numpy(output) for output in prepared(session, values)()]
+        return [torch.from_numpy(output) for output in session.run(None, feed_of(session, values))]
     except Exception as error:  # onnxruntime's errors have no common base class of their own
         raise ExportError(f"ONNX Runtime cannot run the file: {first_line(error)}") from None
 
 
 def prepared(session: Any, values: Sequence[Tensor]) -> Callable[[], Any]:
     """The bare call for inputs in the file's order: for timing, with nothing of ours inside."""
-    names = [node.name for node in session.get_inputs()]
-    feed = {name: value.cpu().numpy() for name, value in zip(names, values, strict=False)}
+    feed = feed_of(session, values)
     return lambda: session.run(None, feed)
+
+
+def feed_of(session: Any, values: Sequence[Tensor]) -> dict[str, Any]:
+    """By the file's names, inputs in its order, as arrays."""
+    names = [node.name for node in session.get_inputs()]
+    return {name: value.cpu().numpy() for name, value in zip(names, values, strict=False)}
 
 
 def inputs_of(session: Any, path: Path) -> tuple[InputSpec, ...]:

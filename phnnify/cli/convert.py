@@ -9,6 +9,7 @@ import typer
 
 from phnnify.cli import options
 from phnnify.cli.reading import (
+    check_quantize,
     form_label,
     read_data_options,
     read_plan,
@@ -19,6 +20,7 @@ from phnnify.cli.reading import (
 )
 from phnnify.cli.stream import convert_stream, plan_options
 from phnnify.cli.writing import (
+    Quantizing,
     at_work,
     check_targets,
     conclude,
@@ -26,6 +28,7 @@ from phnnify.cli.writing import (
     run_files,
     save_final,
     save_network,
+    write_onnx,
     write_reports,
 )
 from phnnify.errors import UsageError
@@ -90,6 +93,7 @@ def convert(
     onnx: Onnx = None,
     form: options.FormOption = "auto",
     opset: options.Opset = 18,
+    quantize: options.Quantize = None,
     data: options.Data = None,
     samples: options.Samples = 512,
     evaluation: options.Eval = None,
@@ -133,7 +137,6 @@ def convert(
 ) -> None:
     """Write a smaller copy of a trained network."""
     from phnnify import pipeline, sources, store
-    from phnnify.export import export_onnx
     from phnnify.inputs import read_inputs
 
     lesson: dict[str, Any] = {
@@ -141,6 +144,7 @@ def convert(
         "rate": rate, "loss": loss, "temperature": temperature, "labels": labels, "hidden": hidden,
         "augment": augment, "precision": precision, "checkpoint_minutes": checkpoint_minutes,
     }  # fmt: skip
+    check_quantize(quantize, onnx)
     if not distilling:
         refuse_without("--distill", [*lesson, "log", "resume"], context)
     if not onnx:
@@ -189,7 +193,11 @@ def convert(
         try:
             if onnx:
                 watch(f"exporting {onnx.name}", 0, 0)
-                checked = export_onnx(result.model, onnx, result.inputs, form=form, opset=opset, seed=seed)
+                checked = write_onnx(
+                    result.model, onnx, result.inputs,
+                    Quantizing(quantize, data, evaluation, data_options, samples) if quantize else None,
+                    form=form, opset=opset, seed=seed,
+                )  # fmt: skip
                 done = done.with_files(done.bytes, checked)
         finally:  # the conversion was done, whatever the exporter says
             write_reports(done, reports)

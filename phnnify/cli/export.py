@@ -11,8 +11,8 @@ import typer
 
 from phnnify import __version__
 from phnnify.cli import options
-from phnnify.cli.reading import refuse_without
-from phnnify.cli.writing import at_work, check_targets
+from phnnify.cli.reading import check_quantize, read_data_options, refuse_without
+from phnnify.cli.writing import Quantizing, at_work, check_targets, write_onnx
 from phnnify.errors import UsageError
 
 Onnx = Annotated[Path | None, typer.Option(metavar="FILE", help="The ONNX file to write.")]
@@ -38,16 +38,25 @@ def export(
     form: options.FormOption = "auto",
     batch: Batch = None,
     opset: options.Opset = 18,
+    quantize: options.Quantize = None,
+    data: options.Data = None,
+    samples: options.Samples = 512,
+    evaluation: options.Eval = None,
+    size: options.Size = None,
+    mean: options.Mean = "",
+    std: options.Std = "",
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a network, converted or not, as a checked ONNX file or torch.export program."""
     from phnnify import render, sources, store
-    from phnnify.export import export_onnx
     from phnnify.inputs import read_inputs
 
-    specs = read_inputs(inputs or [])
+    specs, data_options = read_inputs(inputs or []), read_data_options(size, mean, std)
+    check_quantize(quantize, onnx)
+    if quantize is None and (data or evaluation):
+        raise UsageError("--data and --eval need --quantize", hint="add --quantize int8, or leave them out")
     check_targets(model, [onnx, pt2], [])
     if not (onnx or pt2):
         raise UsageError("nothing to write", hint="--onnx FILE or --pt2 FILE")
@@ -64,7 +73,11 @@ def export(
             store.save(network, pt2, inputs=specs)
         if onnx:
             watch(f"exporting {onnx.name}", 0, 0)
-            checked = export_onnx(network, onnx, specs, form=form, batch=batch, opset=opset, seed=seed)
+            checked = write_onnx(
+                network, onnx, specs,
+                Quantizing(quantize, data, evaluation, data_options, samples) if quantize else None,
+                form=form, batch=batch, opset=opset, seed=seed,
+            )  # fmt: skip
     if as_json:
         found = {"onnx": asdict(checked) if checked else None, "pt2": str(pt2) if pt2 else None}
         typer.echo(json.dumps({"phnnify": __version__, **found}, indent=2))

@@ -120,6 +120,14 @@ FormOption = Annotated[
     ),
 ]
 Opset = Annotated[int, typer.Option(min=18, help="The ONNX operator set.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="int8|fp16",
+        help="Write the ONNX file in smaller numbers. int8 with --data: all layers compute in whole numbers, "
+        "their ranges taken on these inputs; without: matrix products only, the ranges found at each call.",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(

@@ -133,6 +133,21 @@ def read_plan(path: Path | None) -> Plan | None:
     return parse_plan(read_text(path))
 
 
+def check_quantize(kind: str | None, onnx: Path | None) -> None:
+    """Refuse `--quantize` where nothing can be written so, before any work is done.
+
+    Raises:
+        UsageError: it is of no known kind, or there is no --onnx.
+    """
+    if kind is None:
+        return
+    from phnnify.quantize import check_kind
+
+    check_kind(kind)
+    if onnx is None:
+        raise UsageError("--quantize needs --onnx", hint="add --onnx FILE, or leave --quantize out")
+
+
 def read_sizes(text: str) -> tuple[int, ...]:
     """The batch sizes of `--batch 1,8,64`.
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,13 @@ import typer
 from phnnify.errors import DistillationError, UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from phnnify.conversion import Watcher
+    from phnnify.data import DataOptions
+    from phnnify.export import OnnxFile
+    from phnnify.forms import ExportForm
+    from phnnify.inputs import InputSpec
     from phnnify.pages import Described
     from phnnify.pipeline import Result
     from phnnify.recipe import RunFiles
@@ -119,6 +126,69 @@ def save_final(result: Result, target: Path, before: int, folder: Path, watch: W
     if result.report.distillation:
         remove_checkpoint(_checkpoint_of(target))
     return result.report.with_files(Change(before, store.size_of(target)))
+
+
+@dataclass(frozen=True)
+class Quantizing:
+    """How an ONNX file is written in smaller numbers.
+
+    Attributes:
+        kind: 'int8' or 'fp16'.
+        data: A reference to calibration inputs.
+        evaluation: A reference to inputs on which the smaller numbers are compared with the network.
+        data_options: How references become inputs.
+        samples: How many calibration inputs are used.
+    """
+
+    kind: str
+    data: str | None
+    evaluation: str | None
+    data_options: DataOptions
+    samples: int
+
+
+def write_onnx(
+    network: nn.Module,
+    path: Path,
+    inputs: Sequence[InputSpec],
+    quantizing: Quantizing | None,
+    *,
+    form: ExportForm,
+    batch: int | None = None,
+    opset: int,
+    seed: int,
+) -> OnnxFile:
+    """Write a checked ONNX file, in smaller numbers where that is asked for.
+
+    Args:
+        network: What to write.
+        path: Where to.
+        inputs: What it takes; where nobody says so, as the calibration data does.
+        quantizing: How it is made smaller, if it is.
+        form: As for `export_onnx`.
+        batch: As for `export_onnx`.
+        opset: As for `export_onnx`.
+        seed: For everything random.
+    """
+    from phnnify.batches import calibration_batches
+    from phnnify.data import read_data
+    from phnnify.export import export_onnx
+    from phnnify.pipeline import input_specs
+    from phnnify.quantized import export_quantized
+
+    if quantizing is None:
+        return export_onnx(network, path, inputs, form=form, batch=batch, opset=opset, seed=seed)
+    how, options = quantizing, quantizing.data_options
+    calibration = (
+        calibration_batches(read_data(how.data, options, samples=how.samples, seed=seed), how.samples)
+        if how.data
+        else []
+    )
+    return export_quantized(
+        network, path, inputs or input_specs(calibration), how.kind, calibration=calibration,
+        data=read_data(how.evaluation, options) if how.evaluation else None,
+        form=form, batch=batch, opset=opset, seed=seed,
+    )  # fmt: skip
 
 
 def write_reports(report: Described, paths: Sequence[Path]) -> None:
