@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from phnnify.errors import FileError, ModelError, UntrustedError, UsageError
 from phnnify.folders import CONFIG, entries, read_description
+from phnnify.hollow import hollow
 from phnnify.measure import first_line
 from phnnify.offline import offline
 from phnnify.weights import tied_names
@@ -45,7 +46,14 @@ def read_network(folder: Path, tensors: Mapping[str, Tensor], *, trust: bool = F
         UntrustedError: the folder needs `trust`.
         ModelError: the weights are not those of the network.
     """
-    model, told = _built(folder, tensors, _main_dtype(folder, tensors), trust)
+
+    def build(kind: Any, config: Any, precision: dict[str, Any]) -> Any:
+        return kind.from_pretrained(
+            None, config=config, state_dict=dict(tensors), output_loading_info=True,
+            ignore_mismatched_sizes=True, local_files_only=True, **precision,
+        )  # fmt: skip
+
+    model, told = _built(folder, build, _main_dtype(folder, tensors), trust)
     missing = set(told["missing_keys"])
     missing -= {name for group in tied_names(model) if not missing >= set(group) for name in group}
     mismatched = [entry if isinstance(entry, str) else entry[0] for entry in told["mismatched_keys"]]
@@ -59,18 +67,16 @@ def read_network(folder: Path, tensors: Mapping[str, Tensor], *, trust: bool = F
 
 
 def fresh_network(folder: Path, tensors: Mapping[str, Tensor], *, trust: bool = False) -> nn.Module:
-    """The network that a converted folder describes, untrained, each parameter in its precision there.
+    """The network that a converted folder describes, each parameter in its precision there, without data.
 
     Args:
-        folder: A Hugging Face folder.
+        folder, trust: As in `read_network`.
         tensors: The converted network's, by name.
-        trust: Let Python code in the folder run.
 
     Raises:
-        FileError: the description is damaged, or of a network that transformers does not have.
-        UntrustedError: the folder needs `trust`.
+        FileError, UntrustedError, ModelError: as `read_network`.
     """
-    model, _ = _built(folder, {}, _main_dtype(folder, tensors), trust)
+    model, _ = _built(folder, _hollow, _main_dtype(folder, tensors), trust)
     for name, parameter in model.named_parameters():
         stored = tensors.get(name, tensors.get(f"{name.removesuffix('.weight')}.S"))
         if stored is not None:
@@ -79,24 +85,12 @@ def fresh_network(folder: Path, tensors: Mapping[str, Tensor], *, trust: bool = 
 
 
 def empty_network(folder: Path, *, trust: bool = False) -> nn.Module:
-    """The network that a folder describes, without data (on the meta device), in eval mode.
+    """The network that a folder describes, without data (`hollow`), in eval mode.
 
     Raises:
-        FileError: the description is damaged, or of a network that transformers does not have.
-        UntrustedError: the folder needs `trust`.
-        ModelError: the description is of no possible network.
+        FileError, UntrustedError, ModelError: as `read_network`.
     """
-    described = read_description(folder)
-    _check_described(folder, described, trust)
-    transformers = _transformers()
-    with _undisturbed(transformers):
-        config, kind = _class_and_config(transformers, folder, described, trust)
-        try:
-            with torch.device("meta"):
-                model: nn.Module = kind(config).eval()
-        except (Exception, SystemExit) as error:  # whatever each network's own checks may raise
-            raise ModelError(f"{folder} does not describe a {kind.__name__}: {first_line(error)}") from None
-    return model
+    return _built(folder, _hollow, torch.float32, trust)[0]
 
 
 def is_described(model: nn.Module) -> bool:
@@ -145,9 +139,15 @@ def needs_code(folder: Path) -> bool:
     return any(key in _CODE_KEYS for key, _ in entries(read_description(folder)))
 
 
+def _hollow(kind: Any, config: Any, precision: dict[str, Any]) -> Any:
+    with hollow():
+        return kind._from_config(config, **precision), None  # what AutoModel.from_config calls
+
+
 def _built(
-    folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, trust: bool
+    folder: Path, build: Callable[[Any, Any, dict[str, Any]], Any], dtype: torch.dtype, trust: bool
 ) -> tuple[nn.Module, Any]:
+    """The network and what was told, as built from its class, its configuration, and how to say its dtype."""
     described = read_description(folder)
     _check_described(folder, described, trust)
     transformers = _transformers()
@@ -156,10 +156,7 @@ def _built(
         precision = {"dtype" if _version(transformers) >= (5, 0) else "torch_dtype": dtype}
         try:
             model: Any
-            model, told = kind.from_pretrained(
-                None, config=config, state_dict=dict(tensors), output_loading_info=True,
-                ignore_mismatched_sizes=True, local_files_only=True, **precision,
-            )  # fmt: skip
+            model, told = build(kind, config, precision)
         except (Exception, SystemExit) as error:  # whatever each network's own checks may raise
             raise ModelError(f"{folder} does not describe a {kind.__name__}: {first_line(error)}") from None
         model.config.name_or_path = described.get("_name_or_path") or ""

@@ -55,7 +55,8 @@ class Piece:
         """
         tensors = {local: source(name) for local, name in self.needs.items()}
         if self.module is None:
-            return {name: tensors[local] for local, name in self.gives.items()}, {}
+            # Copies: what was read may hold on to the whole file that it is from.
+            return {name: tensors[local].clone() for local, name in self.gives.items()}, {}
         self.module.load_state_dict(tensors, assign=True)
         weights = dense_weights(open_modules(self.module), self.orders)
         fits = fit_weights({self.names[k]: w for k, w in weights.items()}, self._named_orders())

@@ -12,6 +12,7 @@ from phnnify.archive import Content
 from phnnify.errors import FileError, ModelError, PlanError
 from phnnify.folders import METADATA_KEY
 from phnnify.given import sharing
+from phnnify.hollow import fill_
 from phnnify.plan import Plan, parse_plan
 from phnnify.rewrite import rewrite
 from phnnify.weights import load_weights
@@ -21,7 +22,7 @@ def rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:
     """The network as it was converted: the plan applied, with the weights of the file.
 
     Args:
-        model: A network of the original's class. It is not changed.
+        model: A network of the original's class, also one without data (`hollow`). It is not changed.
         content: What the file of a converted network holds: tensors, and the plan in the metadata.
         source: What to call it in messages.
 
@@ -39,6 +40,7 @@ def rebuild(model: nn.Module, content: Content, source: str) -> nn.Module:
             f"{source} does not fit {type(model).__name__}: {error}",
             hint="give a network of the class that was converted",
         ) from None
+    fill_(converted)
     load_weights(converted, content.tensors, source)
     return converted
 

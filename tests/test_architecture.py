@@ -18,6 +18,7 @@ ORDER = [
     "errors",
     "quiet",
     "offline",
+    "hollow",
     "algebra",
     "factorization",
     "algebras",
