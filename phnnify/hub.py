@@ -70,8 +70,9 @@ def fresh_network(folder: Path, tensors: Mapping[str, Tensor], *, trust: bool = 
     """The network that a converted folder describes, each parameter in its precision there, without data.
 
     Args:
-        folder, trust: As in `read_network`.
+        folder: A Hugging Face folder.
         tensors: The converted network's, by name.
+        trust: Let Python code in the folder run.
 
     Raises:
         FileError, UntrustedError, ModelError: as `read_network`.
