@@ -17,13 +17,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from phnnify.algebra import Factors, Order, compose
-    from phnnify.augment import Augmentation
-    from phnnify.comparison import Comparison
-    from phnnify.contest import compare
+    from phnnify.comparing.comparison import Comparison
+    from phnnify.comparing.contest import compare
+    from phnnify.distilling.augment import Augmentation
+    from phnnify.distilling.recipe import Recipe, RunFiles
     from phnnify.errors import PhnnifyError
     from phnnify.export import export_onnx
     from phnnify.factorization import factorize
-    from phnnify.hypernet import HyperNetwork, hypernetize
+    from phnnify.hyper.network import HyperNetwork, hypernetize
     from phnnify.layers import (
         PHMConv1d,
         PHMConv2d,
@@ -34,15 +35,14 @@ if TYPE_CHECKING:
         PHMLinear,
     )
     from phnnify.pipeline import Result, convert, distill, inspect
-    from phnnify.quantized import export_quantized
-    from phnnify.recipe import Recipe, RunFiles
+    from phnnify.quantizing.quantized import export_quantized
     from phnnify.store import from_pretrained, load, save
 
 _HOMES = {
-    "Augmentation": "augment",
-    "Comparison": "comparison",
+    "Augmentation": "distilling.augment",
+    "Comparison": "comparing.comparison",
     "Factors": "algebra",
-    "HyperNetwork": "hypernet",
+    "HyperNetwork": "hyper.network",
     "Order": "algebra",
     "PHMConv1d": "layers",
     "PHMConv2d": "layers",
@@ -52,18 +52,18 @@ _HOMES = {
     "PHMConvTranspose3d": "layers",
     "PHMLinear": "layers",
     "PhnnifyError": "errors",
-    "Recipe": "recipe",
+    "Recipe": "distilling.recipe",
     "Result": "pipeline",
-    "RunFiles": "recipe",
-    "compare": "contest",
+    "RunFiles": "distilling.recipe",
+    "compare": "comparing.contest",
     "compose": "algebra",
     "convert": "pipeline",
     "distill": "pipeline",
     "export_onnx": "export",
-    "export_quantized": "quantized",
+    "export_quantized": "quantizing.quantized",
     "factorize": "factorization",
     "from_pretrained": "store",
-    "hypernetize": "hypernet",
+    "hypernetize": "hyper.network",
     "inspect": "pipeline",
     "load": "store",
     "save": "store",

@@ -26,7 +26,7 @@ from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import check_target, replacing
 from phnnify.forms import FORMS, ExportForm, set_form_, with_dense_layers_
 from phnnify.graphs import tidy_
-from phnnify.hypernet import name_arguments_
+from phnnify.hyper.network import name_arguments_
 from phnnify.inputs import Inputs, InputSpec, random_example, read_inputs, with_conditioning
 from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
 from phnnify.quiet import quiet

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from phnnify.encoding import Encoding
 from phnnify.errors import UsageError
+from phnnify.hyper.encoding import Encoding
 from phnnify.layers import PHMEmbedding
 
 _SPEC = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?:(?P<dtype>[a-z]+\d*):)?(?P<shape>\??\d+(?:x\??\d+)*)")

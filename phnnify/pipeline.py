@@ -18,7 +18,8 @@ from phnnify.batches import Batch, as_batch, calibration_batches
 from phnnify.choose import Budgeting, Choice, best_forms
 from phnnify.conversion import Watcher, convert_by, draw_by, nearest_of
 from phnnify.data import DataOptions, read_data
-from phnnify.distillation import train_student
+from phnnify.distilling.distillation import train_student
+from phnnify.distilling.recipe import Recipe, RunFiles
 from phnnify.errors import PlanError, UsageError
 from phnnify.evaluate import evaluate
 from phnnify.feed import make_feed
@@ -28,7 +29,6 @@ from phnnify.inputs import Inputs, InputSpec, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import submodule, tensor_bytes
 from phnnify.plan import Decision, Plan, check_plan, make_plan
-from phnnify.recipe import Recipe, RunFiles
 from phnnify.report import Report, make_report
 from phnnify.trace import Trace, trace
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from phnnify.errors import ExportError, FileError, UntrustedError, UsageError
 from phnnify.files import replacing
-from phnnify.hypernet import name_arguments_
+from phnnify.hyper.network import name_arguments_
 from phnnify.inputs import Example, InputSpec, random_example, with_conditioning
 from phnnify.measure import evaluation_copy, first_line, forward, without_cache_
 from phnnify.opened.graph import with_layers

@@ -12,12 +12,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from phnnify.comparison import COST_HEADINGS, LATENCY_HEADINGS, Comparison, cost_rows, latency_rows
+from phnnify.comparing.comparison import COST_HEADINGS, LATENCY_HEADINGS, Comparison, cost_rows, latency_rows
 from phnnify.conversion import Watcher
 from phnnify.errors import PhnnifyError
 from phnnify.export import OnnxFile
 from phnnify.learned import Found
-from phnnify.quantized import QuantizedFile
+from phnnify.quantizing.quantized import QuantizedFile
 from phnnify.report import (
     HEADINGS,
     LEVEL_HEADINGS,

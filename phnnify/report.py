@@ -14,7 +14,7 @@ from typing import Any
 from phnnify import __version__, algebras
 from phnnify.chart import line_chart
 from phnnify.choose import Choice, Level
-from phnnify.course import Course
+from phnnify.distilling.course import Course
 from phnnify.evaluate import Evaluation
 from phnnify.export import OnnxFile
 from phnnify.fit import Fit

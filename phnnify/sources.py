@@ -17,7 +17,7 @@ from phnnify.archive import Content, is_program
 from phnnify.errors import FileError
 from phnnify.files import is_folder
 from phnnify.folders import METADATA_KEY
-from phnnify.hyperfile import HYPER_KEY
+from phnnify.hyper.file import HYPER_KEY
 from phnnify.inputs import InputSpec
 from phnnify.layers import PHMLayer
 from phnnify.measure import tensor_bytes

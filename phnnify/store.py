@@ -22,8 +22,8 @@ from phnnify.errors import FileError, UsageError
 from phnnify.files import check_target, is_folder, replacing, replacing_folder
 from phnnify.folders import METADATA_KEY
 from phnnify.given import shown_algebras
-from phnnify.hyperfile import HYPER_KEY, describe_hyper, inner_network, rebuild_hyper
-from phnnify.hypernet import HyperNetwork
+from phnnify.hyper.file import HYPER_KEY, describe_hyper, inner_network, rebuild_hyper
+from phnnify.hyper.network import HyperNetwork
 from phnnify.inputs import Inputs, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.batches import Batch
-from phnnify.distillation import train_student
-from phnnify.recipe import Recipe, RunFiles
+from phnnify.distilling.distillation import train_student
+from phnnify.distilling.recipe import Recipe, RunFiles
 
 STEPS = 300
 

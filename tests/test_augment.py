@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from phnnify.augment import Augmentation
 from phnnify.batches import Batch
+from phnnify.distilling.augment import Augmentation
 from phnnify.errors import UsageError
 
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 import phnnify
 from phnnify.algebra import Order
 from phnnify.bare_uses import functional_weights, opened_up
+from phnnify.distilling.recipe import Recipe
 from phnnify.inputs import read_inputs
 from phnnify.layers import PHMEmbedding, PHMLayer
 from phnnify.opened.bare import Held
 from phnnify.pipeline import Result, convert, inspect
 from phnnify.plan import with_orders
-from phnnify.recipe import Recipe
 
 INPUT = "2x16"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import phnnify
-from phnnify.candidates import read_candidate
+from phnnify.comparing.candidates import read_candidate
 from tests.networks import ARCH, Small, sequence, small
 
 

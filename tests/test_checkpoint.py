@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phnnify.checkpoint import read_checkpoint, remove_checkpoint, write_checkpoint
+from phnnify.distilling.checkpoint import read_checkpoint, remove_checkpoint, write_checkpoint
 from phnnify.errors import FileError
 
 

@@ -17,12 +17,13 @@ import safetensors.torch
 import torch
 
 import phnnify
-from phnnify import distillation, pipeline
-from phnnify.augment import Augmentation
+from phnnify import pipeline
 from phnnify.cli import convert as converting
 from phnnify.cli import distill as distilling
+from phnnify.distilling import distillation
+from phnnify.distilling.augment import Augmentation
+from phnnify.distilling.recipe import Recipe
 from phnnify.errors import ModelError
-from phnnify.recipe import Recipe
 from tests.learner import inputs, pair
 from tests.networks import Outcome, command, same_tensors
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import phnnify
-from phnnify.hypernet import HyperNetwork
+from phnnify.hyper.network import HyperNetwork
 from tests.networks import ARCH, Small, command, same_tensors, sequence, small
 
 

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from phnnify import render
-from phnnify.comparison import Comparison, EngineCosts, Latency, Pair
+from phnnify.comparing.comparison import Comparison, EngineCosts, Latency, Pair
+from phnnify.comparing.latency import Duel, Spread
 from phnnify.errors import ModelError
 from phnnify.evaluate import Accuracy, Agreement, Evaluation
-from phnnify.latency import Duel, Spread
 
 
 def times(engine: str, batch: int, before: float, speedup: float) -> Latency:

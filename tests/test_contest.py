@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import phnnify
-from phnnify import contest
-from phnnify.comparison import Comparison
+from phnnify.comparing import contest
+from phnnify.comparing.comparison import Comparison
+from phnnify.comparing.probe import Footprint
 from phnnify.errors import FileError, PhnnifyError, UsageError
-from phnnify.probe import Footprint
 from tests.networks import Branches, small
 
 LABELS = torch.randint(0, 8, (40,), generator=torch.Generator().manual_seed(0))

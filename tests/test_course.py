@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phnnify.course import Moment, Record
+from phnnify.distilling.course import Moment, Record
 from phnnify.errors import FileError
 
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 import phnnify
-from phnnify.augment import Augmentation
 from phnnify.batches import Batch
-from phnnify.checkpoint import read_checkpoint
-from phnnify.distillation import Distilled, train_student
+from phnnify.distilling.augment import Augmentation
+from phnnify.distilling.checkpoint import read_checkpoint
+from phnnify.distilling.distillation import Distilled, train_student
+from phnnify.distilling.recipe import Recipe, RunFiles
 from phnnify.errors import FileError, ModelError, StoppedError, UsageError
 from phnnify.evaluate import evaluate
-from phnnify.recipe import Recipe, RunFiles
 from tests.networks import Small, same_tensors, small
 
 RECIPE = Recipe(steps=30, batch=32, rate=3e-3)

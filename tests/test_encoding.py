@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phnnify.encoding import Encoding, encode
 from phnnify.errors import UsageError
+from phnnify.hyper.encoding import Encoding, encode
 
 LIKE = torch.empty(0)
 shares = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=5)

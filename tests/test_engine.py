@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import phnnify
-from phnnify.engine import (
+from phnnify.distilling.engine import (
     compute_precision,
     learning_copy,
     make_accelerator,

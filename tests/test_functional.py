@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phnnify.errors import ModelError, UsageError
-from phnnify.functional import call_with
+from phnnify.hyper.functional import call_with
 from phnnify.layers import PHMConv2d, PHMConvTranspose1d, PHMLinear
 from tests.networks import Tied
 

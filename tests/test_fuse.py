@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from phnnify.fuse import fold_norms
+from phnnify.quantizing.fuse import fold_norms
 from tests.onnx_graphs import composed_conv, draw, graph, output
 
 

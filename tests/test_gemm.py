@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from phnnify.gemm import open_gemms
+from phnnify.quantizing.gemm import open_gemms
 from tests.onnx_graphs import draw, graph, output
 
 

@@ -15,8 +15,8 @@ from torch import nn
 import phnnify
 from phnnify.archive import read_metadata
 from phnnify.errors import FileError, ModelError, UsageError
-from phnnify.hyperfile import HYPER_KEY, inner_network
-from phnnify.hypernet import HyperNetwork, hypernetize
+from phnnify.hyper.file import HYPER_KEY, inner_network
+from phnnify.hyper.network import HyperNetwork, hypernetize
 from tests.networks import Small, Tied, same_tensors, small
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.errors import ModelError, UsageError
-from phnnify.hypernet import HyperNetwork, hypernetize
+from phnnify.hyper.network import HyperNetwork, hypernetize
 from tests.networks import Small, Tied, same_tensors, small
 
 BOTH = pytest.mark.parametrize("formulation", ["mip", "default"])

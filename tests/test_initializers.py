@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper, numpy_helper
 
-from phnnify.initializers import drop_unused, put_back, renamed, split
+from phnnify.quantizing.initializers import drop_unused, put_back, renamed, split
 from tests.onnx_graphs import branching, composed_conv, draw, graph, output
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phnnify.checkpoint import read_checkpoint
+from phnnify.distilling.checkpoint import read_checkpoint
 from tests.learner import STEPS, learn
 from tests.networks import same_tensors
 

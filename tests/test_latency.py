@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phnnify import latency
-from phnnify.latency import Duel, Spread, duel, median_interval, quartiles
+from phnnify.comparing import latency
+from phnnify.comparing.latency import Duel, Spread, duel, median_interval, quartiles
 
 
 class Clock:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.batches import Batch
+from phnnify.distilling.lesson import Lesson
+from phnnify.distilling.recipe import Recipe
 from phnnify.errors import ModelError
-from phnnify.lesson import Lesson
-from phnnify.recipe import Recipe
 from tests.networks import Small, small
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
-from phnnify.names import shorten_names
+from phnnify.quantizing.names import shorten_names
 from tests.onnx_graphs import branching, composed_conv, draw, graph, output
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.algebra import Order
+from phnnify.distilling.optimize import Average, balance_, find_rate, load_state_, make_optimizer, state_of
+from phnnify.distilling.recipe import Recipe
 from phnnify.layers import PHMLayer, PHMLinear
-from phnnify.optimize import Average, balance_, find_rate, load_state_, make_optimizer, state_of
-from phnnify.recipe import Recipe
 from tests.networks import Tied, same_tensors, small
 
 

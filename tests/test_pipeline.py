@@ -14,12 +14,12 @@ from torch import nn
 
 import phnnify
 from phnnify.algebra import Order, relative_error
+from phnnify.distilling.recipe import Recipe, RunFiles
 from phnnify.errors import FileError, ModelError, PlanError, UsageError
 from phnnify.inputs import random_example, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import parameter_count
 from phnnify.plan import Decision, Plan
-from phnnify.recipe import Recipe, RunFiles
 from phnnify.references import build_network
 from phnnify.report import ADVICE, NEEDS_DISTILLATION
 from phnnify.weights import load_weights

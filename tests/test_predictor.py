@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from phnnify.encoding import encode
 from phnnify.errors import UsageError
-from phnnify.predictor import Predictor, gain_of, read_activation
+from phnnify.hyper.encoding import encode
+from phnnify.hyper.predictor import Predictor, gain_of, read_activation
 
 ACTIVATIONS = ("ReLU", "LeakyReLU", "GELU", "SiLU", "Tanh", "ELU", "Mish", "Softplus")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from phnnify import probe
+from phnnify.comparing import probe
+from phnnify.comparing.probe import measure_footprint
 from phnnify.errors import ModelError
 from phnnify.inputs import InputSpec
-from phnnify.probe import measure_footprint
 
 MB = 1 << 20
 

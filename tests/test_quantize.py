@@ -13,7 +13,7 @@ import torch
 
 from phnnify.batches import Batch
 from phnnify.errors import ExportError, UsageError
-from phnnify.quantize import quantize_onnx
+from phnnify.quantizing.quantize import quantize_onnx
 from phnnify.runtime import open_session
 from tests.onnx_graphs import Array, composed_conv, draw, graph, output
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import phnnify
-from phnnify import quantized as module
 from phnnify.batches import Batch
 from phnnify.errors import ExportError, UsageError
-from phnnify.quantized import export_quantized
+from phnnify.quantizing import quantized as module
+from phnnify.quantizing.quantized import export_quantized
 from tests.networks import ARCH, command, small
 
 ROWS = torch.randn(64, 48, generator=torch.Generator().manual_seed(0))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phnnify.augment import Augmentation
+from phnnify.distilling.augment import Augmentation
+from phnnify.distilling.recipe import Length, Recipe
 from phnnify.errors import UsageError
-from phnnify.recipe import Length, Recipe
 
 parts = st.floats(0, 1)
 

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 import phnnify
-from phnnify.course import Course, Moment
+from phnnify.distilling.course import Course, Moment
 from phnnify.evaluate import Accuracy, Agreement, Evaluation
 from phnnify.export import OnnxFile
 from phnnify.report import ADVICE, NEEDS_DISTILLATION, Change, Report, summary

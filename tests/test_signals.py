@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from phnnify.signals import stop_requests
+from phnnify.distilling.signals import stop_requests
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])

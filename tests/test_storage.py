@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
+from phnnify.quantizing.storage import rounded, store
 from phnnify.runtime import open_session
-from phnnify.storage import rounded, store
 from tests.onnx_graphs import Array, draw, graph, output
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from phnnify.errors import ModelError, UsageError
+from phnnify.hyper.targets import find_targets
 from phnnify.layers import PHMLinear
-from phnnify.targets import find_targets
 from tests.networks import Small, Tied, small
 
 

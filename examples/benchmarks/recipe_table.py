@@ -22,7 +22,7 @@ from fit_table import CASES, data_of, load
 from results import kept_in, use_two_threads
 
 import phnnify
-from phnnify.augment import Augmentation
+from phnnify.distilling.augment import Augmentation
 
 CHANGES = (
     "none", "rate=1e-3", "rate=3e-3", "optimizer=sgd", "temperature=1", "temperature=10", "labels=0.3",

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.batches import Batch
-from phnnify.engine import compute_precision, learning_copy
+from phnnify.distilling.engine import compute_precision, learning_copy
+from phnnify.distilling.optimize import Average, balance_, find_rate, load_state_, make_optimizer
 from phnnify.feed import make_feed
 from phnnify.layers import PHMLayer
 from phnnify.losses import relative_loss
-from phnnify.optimize import Average, balance_, find_rate, load_state_, make_optimizer
 
 CPU = torch.device("cpu")
 

@@ -21,10 +21,10 @@ from timing import interleaved, verdict
 from torch import nn
 
 import phnnify
-from phnnify.engine import compute_precision, learning_copy
+from phnnify.distilling.engine import compute_precision, learning_copy
+from phnnify.distilling.lesson import Lesson
+from phnnify.distilling.optimize import Average, make_optimizer
 from phnnify.feed import make_feed
-from phnnify.lesson import Lesson
-from phnnify.optimize import Average, make_optimizer
 
 LIMIT = 1.3
 CPU = torch.device("cpu")

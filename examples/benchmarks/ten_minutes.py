@@ -20,7 +20,7 @@ from recipe_table import changed
 from results import use_two_threads
 
 import phnnify
-from phnnify.augment import Augmentation
+from phnnify.distilling.augment import Augmentation
 
 
 def main() -> None:

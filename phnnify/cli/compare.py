@@ -67,8 +67,9 @@ def compare(
     as_json: options.Json = False,
 ) -> None:
     """Measure two networks side by side, and say which one to take."""
-    from phnnify import contest, render
+    from phnnify import render
     from phnnify.chart import standalone
+    from phnnify.comparing import contest
     from phnnify.files import write_text
     from phnnify.inputs import read_inputs
 

@@ -87,7 +87,7 @@ def hyper(
 ) -> None:
     """Write a hypernetwork: MODEL with weights that a small network predicts from conditioning inputs."""
     from phnnify import render, sources, store
-    from phnnify.hypernet import hypernetize, summary
+    from phnnify.hyper.network import hypernetize, summary
 
     if bool(inputs) == bool(at):
         raise UsageError("give --inputs or --at", hint="such as --inputs lam:1; to freeze, --at lam=0.5")
@@ -126,7 +126,7 @@ def _frozen(network: nn.Module, path: Path, values: dict[str, list[float]]) -> n
         FileError: it is none.
         UsageError: the conditioning does not fit it.
     """
-    from phnnify.hypernet import HyperNetwork
+    from phnnify.hyper.network import HyperNetwork
 
     if not isinstance(network, HyperNetwork):
         raise FileError(f"{path} is no hypernetwork", hint="--inputs makes one")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import typer
 
     from phnnify.data import DataOptions
+    from phnnify.distilling.recipe import Recipe
     from phnnify.plan import Plan
-    from phnnify.recipe import Recipe
     from phnnify.sources import Source
 
 
@@ -73,8 +73,8 @@ def read_recipe(*, augment: str, **given: Any) -> Recipe:
     Raises:
         UsageError: a value that cannot mean anything, or two lengths.
     """
-    from phnnify.augment import Augmentation
-    from phnnify.recipe import Recipe
+    from phnnify.distilling.augment import Augmentation
+    from phnnify.distilling.recipe import Recipe
 
     chosen = {name: value for name, value in given.items() if value is not None}
     return Recipe(augment=Augmentation.read(augment), **chosen)
@@ -141,7 +141,7 @@ def check_quantize(kind: str | None, onnx: Path | None) -> None:
     """
     if kind is None:
         return
-    from phnnify.quantize import check_kind
+    from phnnify.quantizing.quantize import check_kind
 
     check_kind(kind)
     if onnx is None:

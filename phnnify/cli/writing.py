@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from phnnify.conversion import Watcher
     from phnnify.data import DataOptions
+    from phnnify.distilling.recipe import RunFiles
     from phnnify.export import OnnxFile
     from phnnify.forms import ExportForm
     from phnnify.inputs import InputSpec
     from phnnify.pages import Described
     from phnnify.pipeline import Result
-    from phnnify.recipe import RunFiles
     from phnnify.report import Report
 
 
@@ -74,7 +74,7 @@ def run_files(target: Path, resume: bool, log: Path | None) -> RunFiles:
     Raises:
         UsageError: a run that was stopped left its state there, and was neither resumed nor given up.
     """
-    from phnnify.recipe import RunFiles
+    from phnnify.distilling.recipe import RunFiles
 
     checkpoint = _checkpoint_of(target)
     if checkpoint.exists() and not resume:
@@ -118,7 +118,7 @@ def save_network(result: Result, target: Path, folder: Path) -> None:
 def save_final(result: Result, target: Path, before: int, folder: Path, watch: Watcher) -> Report:
     """Write the final network, drop the state of a run that led to it, and add both sizes, in bytes."""
     from phnnify import store
-    from phnnify.checkpoint import remove_checkpoint
+    from phnnify.distilling.checkpoint import remove_checkpoint
     from phnnify.report import Change
 
     watch(f"writing {target.name}", 0, 0)
@@ -174,7 +174,7 @@ def write_onnx(
     from phnnify.data import read_data
     from phnnify.export import export_onnx
     from phnnify.pipeline import input_specs
-    from phnnify.quantized import export_quantized
+    from phnnify.quantizing.quantized import export_quantized
 
     if quantizing is None:
         return export_onnx(network, path, inputs, form=form, batch=batch, opset=opset, seed=seed)

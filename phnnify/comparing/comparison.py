@@ -13,9 +13,9 @@ from typing import Any
 
 from phnnify import __version__
 from phnnify.chart import Curve, curves_chart
+from phnnify.comparing.latency import Duel, Spread
 from phnnify.errors import ModelError
 from phnnify.evaluate import Evaluation
-from phnnify.latency import Duel, Spread
 from phnnify.pages import html_page, html_table, markdown_table
 
 SIZE_GAIN = 1.1  # times smaller (or larger), from which on a file counts as such

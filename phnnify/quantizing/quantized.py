@@ -20,7 +20,7 @@ from phnnify.files import check_target
 from phnnify.forms import ExportForm
 from phnnify.inputs import Example, Inputs, random_example, read_inputs
 from phnnify.measure import copied, forward
-from phnnify.quantize import check_kind, quantize_onnx
+from phnnify.quantizing.quantize import check_kind, quantize_onnx
 from phnnify.runtime import OnnxNetwork, onnx_bytes
 
 _SAMPLES = 32  # random inputs, where there are no others

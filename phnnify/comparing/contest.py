@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 from phnnify.batches import Batch, as_batch
-from phnnify.candidates import Candidate, read_candidate
-from phnnify.comparison import Comparison, EngineCosts, Latency, Pair
+from phnnify.comparing.candidates import Candidate, read_candidate
+from phnnify.comparing.comparison import Comparison, EngineCosts, Latency, Pair
+from phnnify.comparing.latency import duel
+from phnnify.comparing.probe import Footprint, measure_footprint
+from phnnify.comparing.runners import RUNNERS, NotMeasuredError, Runner
 from phnnify.conversion import Watcher
 from phnnify.data import DataOptions, read_data
 from phnnify.errors import PhnnifyError, UsageError
 from phnnify.evaluate import evaluate
 from phnnify.inputs import Inputs, InputSpec, random_example, read_inputs
-from phnnify.latency import duel
 from phnnify.measure import evaluation_copy, first_line
 from phnnify.pipeline import input_specs
-from phnnify.probe import Footprint, measure_footprint
 from phnnify.quiet import quiet
-from phnnify.runners import RUNNERS, NotMeasuredError, Runner
 from phnnify.runtime import ONNX, OnnxNetwork, inputs_of, onnx_bytes
 
 

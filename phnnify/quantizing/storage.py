@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phnnify.initializers import Array, put_back
+from phnnify.quantizing.initializers import Array, put_back
 
 if TYPE_CHECKING:
     import onnx

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phnnify.encoding import Encoding
 from phnnify.errors import ModelError, UsageError
-from phnnify.functional import call_with
+from phnnify.hyper.encoding import Encoding
+from phnnify.hyper.functional import call_with
+from phnnify.hyper.predictor import Predictor
+from phnnify.hyper.targets import Target, find_targets
 from phnnify.measure import copied, parameter_count
-from phnnify.predictor import Predictor
-from phnnify.targets import Target, find_targets
 
 FORMULATIONS = ("mip", "default")
 

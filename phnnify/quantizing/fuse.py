@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phnnify.initializers import Array, drop_unused
+from phnnify.quantizing.initializers import Array, drop_unused
 
 if TYPE_CHECKING:
     import onnx

@@ -28,14 +28,14 @@ import numpy as np
 from phnnify.batches import Batch
 from phnnify.errors import ExportError, UsageError
 from phnnify.files import replacing
-from phnnify.fuse import fold_norms
-from phnnify.gemm import open_gemms
-from phnnify.initializers import Array, Recipe, drop_unused, put_back, renamed, split
 from phnnify.measure import first_line
-from phnnify.names import shorten_names
+from phnnify.quantizing.fuse import fold_norms
+from phnnify.quantizing.gemm import open_gemms
+from phnnify.quantizing.initializers import Array, Recipe, drop_unused, put_back, renamed, split
+from phnnify.quantizing.names import shorten_names
+from phnnify.quantizing.storage import store
 from phnnify.quiet import quiet
 from phnnify.runtime import OnnxNetwork, feed_of, open_session
-from phnnify.storage import store
 
 if TYPE_CHECKING:
     import onnx

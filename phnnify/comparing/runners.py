@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from phnnify.candidates import Candidate
+from phnnify.comparing.candidates import Candidate
+from phnnify.comparing.latency import Call
 from phnnify.errors import PhnnifyError
 from phnnify.export import export_onnx
 from phnnify.inputs import Example, InputSpec
-from phnnify.latency import Call
 from phnnify.measure import evaluation_copy, without_cache_
 from phnnify.runtime import OnnxNetwork, prepared
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from phnnify.distilling.recipe import Recipe
 from phnnify.layers import PHMLayer
-from phnnify.recipe import Recipe
 
 _MOMENTUM = 0.9
 _SPAN = {"sgd": (1e-3, 10.0), "adamw": (1e-5, 3e-2)}  # rates that the range test goes through

@@ -20,18 +20,24 @@ import torch
 from torch import Tensor, nn
 
 from phnnify.batches import Batch
-from phnnify.checkpoint import read_checkpoint, write_checkpoint
-from phnnify.course import Course, Moment, Record
-from phnnify.engine import compute_precision, learning_copy, make_accelerator, own_randomness, set_randomness
+from phnnify.distilling.checkpoint import read_checkpoint, write_checkpoint
+from phnnify.distilling.course import Course, Moment, Record
+from phnnify.distilling.engine import (
+    compute_precision,
+    learning_copy,
+    make_accelerator,
+    own_randomness,
+    set_randomness,
+)
+from phnnify.distilling.lesson import Lesson
+from phnnify.distilling.optimize import Average, balance_, find_rate, load_state_, make_optimizer, state_of
+from phnnify.distilling.recipe import Recipe, RunFiles
+from phnnify.distilling.signals import StopRequest, stop_requests
 from phnnify.errors import FileError, StoppedError, UsageError
 from phnnify.evaluate import Examination
 from phnnify.feed import Feed, make_feed
-from phnnify.lesson import Lesson
 from phnnify.measure import copied, evaluation_copy
 from phnnify.opened import open_modules
-from phnnify.optimize import Average, balance_, find_rate, load_state_, make_optimizer, state_of
-from phnnify.recipe import Recipe, RunFiles
-from phnnify.signals import StopRequest, stop_requests
 
 _PATIENCE = 5  # bad steps or divergences before a run is given up
 _DIVERGED = 3.0  # times the first loss

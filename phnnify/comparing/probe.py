@@ -71,7 +71,7 @@ def measure_footprint(
     }  # fmt: skip
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "phnnify.probe"],
+            [sys.executable, "-m", "phnnify.comparing.probe"],
             input=json.dumps(asked), capture_output=True, text=True, timeout=_LIMIT,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -89,7 +89,7 @@ def _answer(
     import onnxruntime  # noqa: F401 (so that it is there before)
     import torch
 
-    from phnnify.candidates import read_candidate
+    from phnnify.comparing.candidates import read_candidate
     from phnnify.inputs import InputSpec, random_example
     from phnnify.measure import forward
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from phnnify.batches import Batch
+from phnnify.distilling.recipe import Recipe
 from phnnify.errors import ModelError
 from phnnify.layers import PHMLayer
 from phnnify.losses import answer_loss, answers_of, class_axis, hidden_loss, label_loss
 from phnnify.measure import first_line
-from phnnify.recipe import Recipe
 
 
 class Lesson:

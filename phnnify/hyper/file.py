@@ -16,7 +16,7 @@ from torch import nn
 from phnnify.algebra import Factors, empty_factors
 from phnnify.archive import Content
 from phnnify.errors import FileError, ModelError, PhnnifyError, UsageError
-from phnnify.hypernet import HyperNetwork, HyperOptions
+from phnnify.hyper.network import HyperNetwork, HyperOptions
 from phnnify.measure import copied
 from phnnify.opened import open_modules
 from phnnify.plan import Plan, parse_plan

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phnnify.augment import Augmentation
+from phnnify.distilling.augment import Augmentation
 from phnnify.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adamw")

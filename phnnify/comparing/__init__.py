@@ -1,0 +1,1 @@
+"""Two networks measured side by side, and what to make of it."""

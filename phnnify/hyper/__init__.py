@@ -1,0 +1,1 @@
+"""Hypernetworks: existing networks whose tensors a small network predicts."""
