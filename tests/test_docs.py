@@ -25,6 +25,10 @@ def test_the_command_reference_is_what_help_says() -> None:
     subprocess.run([sys.executable, ROOT / "docs" / "make_commands.py", "--check"], check=True)
 
 
+def test_the_page_of_files_names_every_file_with_its_own_first_line() -> None:
+    subprocess.run([sys.executable, ROOT / "docs" / "make_structure.py", "--check"], check=True)
+
+
 def test_the_readmes_first_command_converts_the_digits(tmp_path: Path) -> None:
     (line,) = [line for line in README.splitlines() if "pip install . &&" in line]
     command = shlex.split(line.split("&&")[-1])
