@@ -13,7 +13,6 @@ Finished runs are kept in results/from_scratch_table.jsonl, so that it resumes.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from results import kept_in
+from results import kept_in, use_two_threads
 from torch import Tensor, nn
 
 import phnnify
@@ -117,7 +116,7 @@ def main() -> None:
     default = Path(__file__).parents[3] / "shared" / "assets"
     assets = Path(sys.argv[1]) if len(sys.argv) > 1 else default
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    use_two_threads()
     kept = kept_in("from_scratch_table.jsonl")
     lines = kept.read_text().splitlines() if kept.exists() else []
     done = {tuple(row[:3]): row for row in map(json.loads, lines)}
