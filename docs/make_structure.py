@@ -16,7 +16,8 @@ PAGE = Path(__file__).parent / "structure.md"
 HEAD = """# Where things are
 
 Data flows one way, and a file imports only from those before it in the order that
-`tests/test_architecture.py` checks. This page is written by `python docs/make_structure.py` from the first line of each file.
+`tests/test_architecture.py` checks. This page is written by `python docs/make_structure.py` from the first
+line of each file.
 
     read → open → trace → plan → (choose) → fit → rewrite → fit in sequence → (distil) → save, export, report
 
