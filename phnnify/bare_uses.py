@@ -44,7 +44,7 @@ def functional_weights(model: nn.Module, inputs: Sequence[InputSpec], *, seed: i
     """
     if not inputs:
         return ()
-    model = evaluation_copy(model)
+    model = evaluation_copy(open_modules(model))  # what is hidden in a known way is in layers there
     watched = [(path, name, _shadow(module, name)) for path, module, name in _bare(model)]
     try:
         if watched:

@@ -770,7 +770,7 @@ def test_the_installed_command_converts_what_lies_in_the_current_folder() -> Non
 
 def test_the_commands_are_those_of_the_contract() -> None:
     names = {info.name or getattr(info.callback, "__name__", "") for info in cli.app.registered_commands}
-    assert names == {"convert", "distill", "inspect", "export"}
+    assert names == {"convert", "distill", "inspect", "compare", "export", "hyper"}
 
 
 # Hugging Face folders

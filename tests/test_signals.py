@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,6 +23,15 @@ def test_the_first_request_is_noted_and_tears_nothing(number: signal.Signals, na
     assert signal.getsignal(number) is before
 
 
+@pytest.fixture
+def default_handler() -> Iterator[None]:
+    """Python's own, which a process that runs tests beside others may have switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_handler")
 def test_the_second_ctrl_c_acts_as_ever() -> None:
     def twice() -> None:
         for _ in range(2):
