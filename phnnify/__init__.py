@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from phnnify.errors import PhnnifyError
     from phnnify.export import export_onnx
     from phnnify.factorization import factorize
+    from phnnify.forms import set_form_
     from phnnify.hyper.network import HyperNetwork, hypernetize
     from phnnify.layers import (
         PHMConv1d,
@@ -67,6 +68,7 @@ _HOMES = {
     "inspect": "pipeline",
     "load": "store",
     "save": "store",
+    "set_form_": "forms",
 }
 
 __all__ = [
@@ -99,6 +101,7 @@ __all__ = [
     "inspect",
     "load",
     "save",
+    "set_form_",
 ]
 
 

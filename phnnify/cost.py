@@ -23,6 +23,7 @@ from phnnify.products import filters_first
 
 Form = Literal["auto", "factored", "folded"]
 _NUMBER = 4  # bytes
+_CACHED = 3  # times the bandwidth of the memory
 
 
 class Target(NamedTuple):
@@ -33,15 +34,17 @@ class Target(NamedTuple):
         bandwidth: Bytes a second, from memory.
         half: The rows at which a matrix product reaches half that speed.
         overhead: Seconds of a step that does nothing, with the reshaping around it.
+        cache: Weights of so many bytes stay in the processor's cache between two runs.
     """
 
     speed: float
     bandwidth: float
     half: float
     overhead: float
+    cache: float = 4 * 2**20
 
 
-PYTORCH = Target(speed=28e9, bandwidth=20e9, half=12, overhead=6e-6)
+PYTORCH = Target(speed=28e9, bandwidth=20e9, half=12, overhead=20e-6)
 ONNX = Target(speed=45e9, bandwidth=20e9, half=2, overhead=3e-6)
 
 
@@ -65,7 +68,9 @@ class Step(NamedTuple):
         rows = self.rows * positions
         arithmetic = self.weights * (rows + target.half) / target.speed
         traffic = self.weights + (self.reads + 2 * self.writes) * positions
-        return max(arithmetic, _NUMBER * traffic / target.bandwidth) + target.overhead
+        kept = _NUMBER * self.weights <= target.cache
+        bandwidth = target.bandwidth * (_CACHED if kept else 1)
+        return max(arithmetic, _NUMBER * traffic / bandwidth) + target.overhead
 
 
 def composed(matrix: tuple[int, ...], stride: int = 1) -> list[Step]:

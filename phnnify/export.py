@@ -107,7 +107,7 @@ def export_onnx(
     if form == "dense":
         model = with_dense_layers_(model)
     else:
-        set_form_(model, form, example, target="onnx")
+        set_form_(model, form, specs, batch=batch, target="onnx")
     if _runs_at(model, specs, BATCHES):
         with suppress(ExportError):  # a trace may turn out to hold for one batch size only
             return _written(path, model, specs, BATCHES, opset, seed)

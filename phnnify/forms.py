@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from phnnify.cost import ONNX, PYTORCH, Form
-from phnnify.inputs import Example
+from phnnify.cost import ONNX, PYTORCH, Form, Target
+from phnnify.inputs import Example, Inputs, random_example, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import forward
 
@@ -19,8 +19,9 @@ TARGETS = {"pytorch": PYTORCH, "onnx": ONNX}
 def set_form_(
     model: nn.Module,
     form: Form,
-    example: Example | None = None,
+    inputs: Inputs | None = None,
     *,
+    batch: int | None = None,
     target: Literal["pytorch", "onnx"] = "pytorch",
 ) -> nn.Module:
     """Say in which form the converted layers of a network run in eval mode.
@@ -30,30 +31,33 @@ def set_form_(
         form: "factored": with the factors, which reads 1/n of the numbers; convolutions of several groups and
             transposed ones cannot. "folded": with the weight composed once and kept, which takes n times the
             memory of the factors. "auto": what `cost` says is faster.
-        example: For "auto", a call of the network: each layer that it reaches gets the form for what comes to
-            it. Without, each layer decides whenever it runs.
-        target: For "auto" with an example: what will run the network.
+        inputs: For "auto", example inputs (`inputs.read_inputs`): each layer that a run on them reaches gets
+            the form for what comes to it. Without, each layer decides whenever it runs.
+        batch: Their size of axis 0.
+        target: For "auto" with inputs: what will run the network.
 
     Returns:
         The model.
 
     Raises:
-        ModelError: the network fails on the example.
+        ModelError: the network fails on the inputs.
+        UsageError: the inputs cannot be read.
     """
     layers = [module for module in model.modules() if isinstance(module, PHMLayer)]
     for layer in layers:
         layer.form = form
-    if form == "auto" and example is not None:
-        _settle_(model, layers, example, target)
+    if form == "auto" and inputs is not None:
+        example = random_example(read_inputs(inputs), model, seed=0, batch=batch)
+        _settle_(model, layers, example, TARGETS[target])
     return model
 
 
-def _settle_(model: nn.Module, layers: list[PHMLayer], example: Example, target: str) -> None:
+def _settle_(model: nn.Module, layers: list[PHMLayer], example: Example, target: Target) -> None:
     found: dict[PHMLayer, Form] = {}
 
     def look(layer: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(layer, PHMLayer) and args and isinstance(args[0], Tensor):
-            found[layer] = layer.fastest_form(args[0], TARGETS[target])
+            found[layer] = layer.fastest_form(args[0], target)
 
     handles = [layer.register_forward_pre_hook(look) for layer in layers]
     try:

@@ -30,6 +30,7 @@ def printed(script: str, *arguments: object) -> str:
         ("step_cost.py", [MLP, 1], "| bf16 |"),
         ("stages_table.py", [MLP, 4, 0.5], f"| {MLP} | 4 | 2 |"),
         ("channel_order.py", [MLP, 4, 4], "all: "),
+        ("networks_speed.py", [f"{MLP}:4/2:1"], f"| {MLP} | 4/2 | 1 |"),
         ("quantize_table.py", ["ASSETS", MLP], f"| {MLP} | n = 4 | int8, calibrated |"),
         ("further_forms.py", ["ASSETS", MLP, 8], "| sum |"),
     ],

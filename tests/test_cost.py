@@ -17,9 +17,16 @@ def prefers(order: Order, matrix: tuple[int, ...], positions: int, target: Targe
 
 
 def test_a_step_takes_as_long_as_its_arithmetic_or_its_traffic_and_an_overhead() -> None:
-    target = Target(speed=100.0, bandwidth=400.0, half=0.0, overhead=1.0)
+    target = Target(speed=100.0, bandwidth=400.0, half=0.0, overhead=1.0, cache=0.0)
     assert Step(weights=50, rows=1, reads=10, writes=5).time(10, target) == 50 * 10 / 100 + 1
     assert Step(weights=50, rows=0, reads=10, writes=5).time(10, target) == 4 * (50 + 20 * 10) / 400 + 1
+
+
+def test_weights_that_stay_in_the_cache_are_read_faster() -> None:
+    target = Target(speed=1e9, bandwidth=400.0, half=0.0, overhead=0.0, cache=4 * 100.0)
+    assert Step(100, 0, 0, 0).time(1, target) == pytest.approx(
+        Step(101, 0, 0, 0).time(1, target) / 3, rel=0.02
+    )
 
 
 def test_half_the_speed_is_reached_at_so_many_rows() -> None:

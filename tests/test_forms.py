@@ -11,7 +11,6 @@ from torch import nn
 from phnnify.algebra import Order
 from phnnify.errors import ModelError
 from phnnify.forms import set_form_, with_dense_layers_
-from phnnify.inputs import Example
 from phnnify.layers import PHMConv2d, PHMConvTranspose2d, PHMEmbedding, PHMLayer, PHMLinear
 from tests.layer_cases import CASES
 
@@ -60,9 +59,10 @@ def test_with_an_example_each_layer_gets_the_form_for_what_comes_to_it() -> None
         PHMLinear(1024, 2048, n=4),
         PHMLinear(2048, 8, n=4),
     )
-    example = Example((torch.randn(1, 64, 32, 32),), {})
-    set_form_(model, "auto", example, target="onnx")
+    set_form_(model, "auto", "1x64x32x32", target="onnx")
     assert forms(model) == ["factored", "folded", "factored", "folded"]
+    set_form_(model, "auto", "1x64x32x32", batch=512, target="onnx")
+    assert forms(model) == ["factored", "folded", "folded", "folded"]
     assert forms(set_form_(model, "auto")) == ["auto"] * 4
 
 
@@ -75,13 +75,13 @@ def test_layers_that_an_example_does_not_reach_decide_when_they_run() -> None:
         def forward(self, x: torch.Tensor) -> Any:
             return self.used(x)
 
-    model = set_form_(Half(), "auto", Example((torch.randn(1, 8),), {}))
+    model = set_form_(Half(), "auto", "1x8")
     assert forms(model) == ["folded", "auto"]
 
 
 def test_an_example_that_the_network_does_not_take_is_an_error() -> None:
     with pytest.raises(ModelError, match="fails on an example"):
-        set_form_(nn.Sequential(PHMLinear(8, 8, n=2)), "auto", Example((torch.randn(1, 5),), {}))
+        set_form_(nn.Sequential(PHMLinear(8, 8, n=2)), "auto", "1x5")
 
 
 def test_dense_layers_take_the_place_of_converted_ones_and_compute_the_same() -> None:

@@ -165,8 +165,8 @@ class PHMLayer(nn.Module):
         met = self._positions(x)
         if met is None:
             return "folded"
-        rank = 0 if self.U is None else self.U.shape[1]
-        faster = prefers_factored(self.A.shape, self.S.shape, rank, *met, target)
+        A, S, U, _ = self.factors
+        faster = prefers_factored(A.shape, S.shape, 0 if U is None else U.shape[1], *met, target)
         return "factored" if faster else "folded"
 
     def _positions(self, x: Tensor) -> tuple[int, int] | None:

@@ -1,0 +1,162 @@
+"""Whole networks and their converted twins, in ONNX Runtime and eager PyTorch, side by side, on 2 threads.
+
+    python examples/benchmarks/networks_speed.py [NETWORK:N[/T]:BATCH ...]
+
+Assets (../shared/assets beside the checkout) and random networks of the shapes of ResNet-50, ViT-B and GPT-2
+(transformers' defaults; 64 tokens). Converted in closed form at order N with N terms, or with T terms, which
+saves arithmetic. Prints dense time / converted time (above 1 the converted network is faster; the target is
+0.97), the sizes of the ONNX files, and load time / that of the dense file, all layers folded (at most 3).
+The converted file is made for the batch (`--form auto`). Finished cells are kept in
+results/networks_speed.jsonl; cells given as arguments are measured alone, and not kept.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from fit_table import CASES, load
+from results import kept_in, use_two_threads
+from timing import interleaved, verdict
+from torch import nn
+
+import phnnify
+from phnnify.forms import ExportForm
+from phnnify.inputs import random_example, read_inputs
+from phnnify.plan import Plan
+from phnnify.runtime import open_session, prepared
+
+ASSETS = Path(__file__).parents[3] / "shared" / "assets"
+INPUTS = {
+    "mnist_mlp_6_200": "1x1x28x28", "resnet20": "1x3x32x32", "resnet56": "1x3x32x32",
+    "charlm": "int64:1x128", "resnet50": "1x3x224x224", "vit_b": "1x3x224x224", "gpt2": "int64:1x64",
+}  # fmt: skip
+ORDERS = {"resnet50": ("4", "4/2")}
+CELLS = [
+    f"{name}:{order}:{batch}" for name in INPUTS for order in ORDERS.get(name, ("4",)) for batch in (1, 32)
+]
+LEAST, MOST_LOADING = 0.97, 3.0
+SECONDS = 4.0  # about so long for each candidate
+
+
+def original(name: str) -> nn.Module:
+    """A network to convert."""
+    if name in CASES:
+        return load(name, ASSETS)
+    import transformers
+
+    kinds = {
+        "resnet50": (transformers.ResNetForImageClassification, transformers.ResNetConfig),
+        "vit_b": (transformers.ViTForImageClassification, transformers.ViTConfig),
+        "gpt2": (transformers.GPT2LMHeadModel, transformers.GPT2Config),
+    }
+    torch.manual_seed(0)
+    kind, config = kinds[name]
+    model: Any = kind(config())
+    model.config.use_cache = False
+    network: nn.Module = model.eval()
+    return network
+
+
+def converted(model: nn.Module, order: str, inputs: str) -> nn.Module:
+    """The network at order N, with N terms or with T."""
+    n, *terms = map(int, order.split("/"))
+    plan, _ = phnnify.inspect(model, n, inputs=inputs)
+    if terms:
+        decisions = [
+            replace(d, order=replace(d.order, terms=min(terms[0], d.order.terms))) if d.order else d
+            for d in plan.decisions
+        ]
+        plan = Plan(n, tuple(decisions))
+    return phnnify.convert(model, plan=plan, inputs=inputs).model.eval()
+
+
+class Files:
+    """ONNX files of two networks, in a folder that goes away."""
+
+    def __init__(self, folder: Path, models: dict[str, nn.Module], inputs: str, batch: int) -> None:
+        forms: dict[str, ExportForm] = {"dense": "auto", "auto": "auto", "folded": "folded"}
+        self.found = {
+            name: phnnify.export_onnx(
+                models["dense" if name == "dense" else "converted"], folder / f"{name}.onnx", inputs,
+                form=form, batch=batch,
+            )
+            for name, form in forms.items()
+        }  # fmt: skip
+
+    def session(self, name: str) -> Any:
+        """A session for one of them."""
+        return open_session(Path(self.found[name].path), threads=torch.get_num_threads())
+
+    def loading(self) -> float:
+        """Time to load the folded file / the dense one."""
+        times = interleaved({name: partial(self.session, name) for name in ("dense", "folded")}, 3)
+        return times["folded"] / times["dense"]
+
+
+def measured(cell: str) -> dict[str, Any]:
+    """The times, sizes and ratios of a cell."""
+    name, order, batch = cell.split(":")
+    inputs, dense = INPUTS[name], original(name)
+    models = {"dense": dense, "converted": converted(dense, order, inputs)}
+    example = random_example(read_inputs(inputs), dense, seed=0, batch=int(batch))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        files = Files(Path(folder), models, inputs, int(batch))
+        calls: dict[str, Callable[[], Any]] = {
+            f"PyTorch {kind}": partial(model, *example.args) for kind, model in models.items()
+        }
+        for kind, file in (("dense", "dense"), ("converted", "auto")):
+            calls[f"ONNX Runtime {kind}"] = prepared(files.session(file), example.args)
+        once = interleaved(calls, 1)
+        times = interleaved(calls, max(3, min(60, int(SECONDS / max(once.values())))))
+        return {
+            "cell": cell,
+            "milliseconds": {kind: 1e3 * seconds for kind, seconds in times.items()},
+            "bytes": {kind: file.bytes for kind, file in files.found.items()},
+            "loading": files.loading(),
+        }
+
+
+def show(row: dict[str, Any]) -> None:
+    """A line of the table."""
+    name, order, batch = row["cell"].split(":")
+    cells = [name, order, batch]
+    for target in ("ONNX Runtime", "PyTorch"):
+        before, after = (row["milliseconds"][f"{target} {kind}"] for kind in ("dense", "converted"))
+        cells += [f"{before:.2f}", f"{before / after:.2f}: {verdict(before / after >= LEAST)}"]
+    sizes = row["bytes"]
+    cells += [f"{sizes['dense'] / 1e6:.2f} → {sizes['auto'] / 1e6:.2f}"]
+    cells += [f"{row['loading']:.2f}: {verdict(row['loading'] <= MOST_LOADING)}"]
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    use_two_threads()
+    asked, kept = sys.argv[1:], kept_in("networks_speed.jsonl")
+    rows = [] if asked or not kept.exists() else [json.loads(x) for x in kept.read_text().splitlines()]
+    print(
+        "| network | n/t | batch | ONNX Runtime, ms | dense / converted | PyTorch, ms | dense / converted |",
+        end="",
+    )
+    print(" ONNX, MB | loading |\n" + "|---" * 9 + "|")
+    for row in rows:
+        show(row)
+    done = {row["cell"] for row in rows}
+    for cell in asked or [cell for cell in CELLS if cell not in done]:
+        row = measured(cell)
+        show(row)
+        if not asked:
+            with kept.open("a") as file:
+                file.write(f"{json.dumps(row)}\n")
+
+
+if __name__ == "__main__":
+    main()
