@@ -44,7 +44,7 @@ class Target(NamedTuple):
     cache: float = 4 * 2**20
 
 
-PYTORCH = Target(speed=28e9, bandwidth=20e9, half=12, overhead=20e-6)
+PYTORCH = Target(speed=28e9, bandwidth=20e9, half=2, overhead=20e-6)
 ONNX = Target(speed=45e9, bandwidth=20e9, half=2, overhead=3e-6)
 
 

@@ -39,6 +39,9 @@ class PHMLayer(nn.Module):
     arguments: ClassVar[tuple[str, ...]]  # constructor arguments of the twin that it keeps as attributes
     transposed_weight: ClassVar[bool] = False  # whether the twin stores its weight as (in, out, *kernel)
     form: Form = "auto"
+    _decided: tuple[torch.Size, tuple[int, ...], bool] | None = (
+        None  # the last input, and what it is best for
+    )
 
     A: Tensor
     S: nn.Parameter
@@ -145,7 +148,8 @@ class PHMLayer(nn.Module):
             if not self._cacheable():
                 return self._compose()
             self._cached = Composed.of(self.factors)
-        return self.orient(reuse(self.factors, self._cached.weight))
+        weight = self._cached.weight
+        return self.orient(reuse(self.factors, weight) if torch.is_grad_enabled() else weight)
 
     def reset_parameters(self) -> None:
         """Fresh factors: the composed weight has exactly the mean square of a fresh dense weight.
@@ -177,7 +181,9 @@ class PHMLayer(nn.Module):
         """Whether to multiply with the factors in eval mode."""
         if self.form != "auto" or torch.compiler.is_compiling() or x.device.type != "cpu":
             return self._factored_unseen()
-        return self.fastest_form(x, PYTORCH) == "factored"
+        if self._decided is None or self._decided[0] != x.shape or self._decided[1] != x.stride():
+            self._decided = x.shape, x.stride(), self.fastest_form(x, PYTORCH) == "factored"
+        return self._decided[2]
 
     def _factored_unseen(self) -> bool:
         """The same, whatever the input."""
@@ -283,7 +289,7 @@ class PHMLayer(nn.Module):
                 self.register_parameter(name, None)
 
     def __getstate__(self) -> Mapping[str, Any]:
-        return {**self.__dict__, "_cached": None}
+        return {**self.__dict__, "_cached": None, "_decided": None}
 
 
 def _applied(fn: Any, tensor: Tensor) -> Tensor:

@@ -52,9 +52,7 @@ class Composed(NamedTuple):
 
 
 def reuse(factors: Factors, weight: Tensor) -> Tensor:
-    """The weight that was composed from these factors, with their gradients where gradients are recorded."""
-    if not torch.is_grad_enabled():
-        return weight
+    """The weight that was composed from these factors, with their gradients."""
     reused: Tensor = _Reuse.apply(*factors, weight)  # type: ignore[no-untyped-call]
     return reused
 
