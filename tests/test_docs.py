@@ -58,11 +58,8 @@ def test_links_in_the_readme_lead_to_files() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("script", "word"), [("fit_speed.py", "ns per parameter"), ("linear_speed.py", "| 4096×4096 | 4 | 512 |")]
-)
-def test_benchmark_scripts_run(script: str, word: str) -> None:
-    assert word in output_of(ROOT / "examples" / "benchmarks" / script, "--quick")
+def test_the_speed_of_fits_is_measured() -> None:
+    assert "ns per parameter" in output_of(ROOT / "examples" / "benchmarks" / "fit_speed.py", "--quick")
 
 
 @pytest.mark.slow
