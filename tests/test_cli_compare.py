@@ -36,11 +36,11 @@ def test_two_files_are_compared_and_all_is_written(files: Path, tmp_path: Path) 
     plot, page = tmp_path / "plot.svg", tmp_path / "page.html"
     done = command(
         "compare", files / "a.pt", files / "b.safetensors", "--arch", ARCH, "--data", files / "d.npz",
-        "--in", "pytorch,onnx", "--plot", plot, "--report", page, *QUICK,
+        "--in", "pytorch", "--plot", plot, "--report", page, *QUICK,
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert max(map(len, done.out.splitlines())) <= 80
-    for word in ("A: a.pt", "B: b.safetensors", "PyTorch: peak memory", "ONNX Runtime", "verdict: ", "top-1"):
+    for word in ("A: a.pt", "B: b.safetensors", "PyTorch: peak memory", "verdict: ", "top-1"):
         assert word in done.out
     assert ElementTree.fromstring(plot.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
     assert "<svg" in page.read_text()
