@@ -144,3 +144,12 @@ def test_what_cannot_be_quantized_is_an_error_and_leaves_no_file(tmp_path: Path)
     with pytest.raises(ExportError, match="ONNX Runtime cannot quantize the file"):
         quantize_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", "int8")
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_a_weight_on_the_left_of_a_product_is_stored_small_and_whole_at_run_time(tmp_path: Path) -> None:
+    model = graph([onnx.helper.make_node("MatMul", ["V", "x"], ["y"])], {"V": draw(64, 64)}, [64, 5])
+    x = draw(64, 5, seed=1)
+    small = quantized(model, "int8, calibrated", tmp_path, [Batch((torch.from_numpy(x),))])
+    assert error(model, small, x) < 0.02
+    assert small.ByteSize() < model.ByteSize() / 3
+    assert run(tmp_path / "target.onnx", tmp_path) == {"MatMul": 1}

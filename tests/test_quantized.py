@@ -6,16 +6,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import phnnify
+from phnnify.algebra import Order
 from phnnify.batches import Batch
 from phnnify.errors import ExportError, UsageError
+from phnnify.layers import PHMConv2d
 from phnnify.quantizing import quantized as module
 from phnnify.quantizing.quantized import export_quantized
+from phnnify.runtime import open_session
 from tests.networks import ARCH, command, small
 
 ROWS = torch.randn(64, 48, generator=torch.Generator().manual_seed(0))
@@ -73,14 +77,27 @@ def test_the_kind_is_checked_before_the_work(tmp_path: Path) -> None:
         export_quantized(network(), tmp_path / "none" / "x.onnx", "1x48", "int3")
 
 
-def test_a_file_that_cannot_be_run_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_run_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise ExportError("it does not run")
 
     monkeypatch.setattr(module, "evaluate", refuse)
+    (tmp_path / "x.onnx").write_text("what was there before")
     with pytest.raises(ExportError, match="it does not run"):
         export_quantized(network(), tmp_path / "x.onnx", "1x48", "int8")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["what was there before"]
+
+
+def test_calibrated_convolutions_of_factors_compute_in_whole_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    order = Order(4, 4, 2)  # fewer terms: in float32 the factored form would win
+    model = nn.Sequential(PHMConv2d(64, 64, 3, padding=1, n=order), nn.BatchNorm2d(64), nn.ReLU()).eval()
+    batch = Batch((torch.randn(4, 64, 32, 32),))
+    export_quantized(model, tmp_path / "x.onnx", "1x64x32x32", "int8", calibration=[batch])
+    open_session(tmp_path / "x.onnx", optimized=tmp_path / "run.onnx")
+    found = {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+    assert "QLinearConv" in found
+    assert not {"Conv", "MatMul", "BatchNormalization"} & found
 
 
 @pytest.fixture

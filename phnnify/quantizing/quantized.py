@@ -13,12 +13,12 @@ from pathlib import Path
 from torch import nn
 
 from phnnify.batches import Batch
-from phnnify.errors import ExportError
 from phnnify.evaluate import Evaluation, evaluate, main_output
 from phnnify.export import OnnxFile, export_onnx
-from phnnify.files import check_target
+from phnnify.files import check_target, replacing
 from phnnify.forms import ExportForm
 from phnnify.inputs import Example, Inputs, random_example, read_inputs
+from phnnify.layers import PHMLayer
 from phnnify.measure import copied, forward
 from phnnify.quantizing.quantize import check_kind, quantize_onnx
 from phnnify.runtime import OnnxNetwork, onnx_bytes
@@ -72,7 +72,8 @@ def export_quantized(
         calibration: Inputs for int8. With them all layers compute with whole numbers.
         data: Inputs, with labels or without, on which it is compared with the network; by default the
             calibration inputs, else 32 random ones.
-        form: As for `export_onnx`.
+        form: As for `export_onnx`; with calibration inputs "auto" means "folded" for convolutional networks,
+            which then compute in whole numbers.
         batch: As for `export_onnx`.
         opset: The ONNX operator set.
         seed: For the random inputs.
@@ -84,33 +85,44 @@ def export_quantized(
     check_kind(kind)
     path, specs = Path(path), read_inputs(inputs)
     check_target(path)
-    with tempfile.TemporaryDirectory(prefix="phnnify-") as folder:
+    calibration = calibration if kind == "int8" else ()
+    form = "folded" if form == "auto" and calibration and _is_convolutional(model) else form
+    with tempfile.TemporaryDirectory(prefix="phnnify-") as folder, replacing(path) as temporary:
         plain = export_onnx(
             model, Path(folder) / "float.onnx", specs, form=form, batch=batch, opset=opset, seed=seed
         )
-        quantize_onnx(Path(plain.path), path, kind, calibration if kind == "int8" else ())
-    model = copied(model, {}).eval().cpu()
-    try:
+        quantize_onnx(Path(plain.path), temporary, kind, calibration)
         questions = data if data is not None else calibration or _random(model, specs, plain.batches, seed)
-        network, first = OnnxNetwork(path), next(iter(questions))
-        example = Example(first.args, first.kwargs)
-        wanted = main_output(forward(model, example)).double().cpu()
-        difference = float((main_output(forward(network, example)).double() - wanted).abs().max())
+        size, network = onnx_bytes(temporary), OnnxNetwork(temporary)
+        model = copied(model, {}).eval().cpu()
+        difference, magnitude = _first_difference(model, network, next(iter(questions)))
         found = evaluate(model, network, questions)
-    except ExportError:
-        path.unlink()
-        raise
+    changed = {
+        "path": str(path), "bytes": size, "max_abs_diff": difference,
+        "max_rel_diff": difference / max(magnitude, 1e-30),
+    }  # fmt: skip
     return QuantizedFile(
-        **{
-            **asdict(plain), "path": str(path), "bytes": onnx_bytes(path), "max_abs_diff": difference,
-            "max_rel_diff": difference / max(float(wanted.abs().max()), 1e-30),
-        },
+        **{**asdict(plain), **changed},
         kind=kind,
         float_bytes=plain.bytes,
-        calibrated=sum(part.size for part in calibration) if kind == "int8" else 0,
+        calibrated=sum(part.size for part in calibration),
         evaluation=found,
         measured_on="random inputs" if data is None and not calibration else "data",
-    )  # fmt: skip
+    )
+
+
+def _is_convolutional(model: nn.Module) -> bool:
+    """Whether most of what was converted is convolutions: whole numbers take these as one product only."""
+    layers = [module for module in model.modules() if isinstance(module, PHMLayer)]
+    spatial = sum(layer.S.numel() for layer in layers if len(layer.matrix) > 2)
+    return 2 * spatial > sum(layer.S.numel() for layer in layers)
+
+
+def _first_difference(model: nn.Module, network: nn.Module, batch: Batch) -> tuple[float, float]:
+    """The largest difference of the main outputs, and the largest output."""
+    example = Example(batch.args, batch.kwargs)
+    wanted, got = (main_output(forward(x, example)).double().cpu() for x in (model, network))
+    return float((got - wanted).abs().max()), float(wanted.abs().max())
 
 
 def _random(model: nn.Module, specs: Inputs, batches: Sequence[int], seed: int) -> list[Batch]:
