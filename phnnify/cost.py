@@ -24,6 +24,9 @@ from phnnify.products import filters_first
 Form = Literal["auto", "factored", "folded"]
 _NUMBER = 4  # bytes
 _CACHED = 3  # times the bandwidth of the memory
+_WORTH = (
+    1.05  # what the factors must promise: about so much is left out here, and the composed weight is sure
+)
 
 
 class Target(NamedTuple):
@@ -118,7 +121,7 @@ def prefers_factored(
     stride: int,
     target: Target,
 ) -> bool:
-    """Whether the factors are as fast as the composed weight.
+    """Whether the factors are clearly faster than the composed weight.
 
     Args:
         algebra: The shape of A, (terms, n_out, n_in).
@@ -132,4 +135,4 @@ def prefers_factored(
     matrix = (n_out * filters[1], n_in * filters[2], *filters[3:])
     whole = seconds(composed(matrix, stride), positions, target)
     steps = factored(Order(n_out, n_in, terms, rank), matrix, stride)
-    return seconds(steps, positions, target) <= whole
+    return _WORTH * seconds(steps, positions, target) <= whole

@@ -62,6 +62,11 @@ def test_large_weights_with_one_row_are_read_in_factors(target: Target) -> None:
         assert prefers(Order(n, n, n), (4096, 4096), 1, target)
 
 
+def test_with_a_few_dozen_rows_the_composed_weight_is_as_fast_and_is_taken() -> None:
+    assert prefers(Order(4, 4, 4), (4096, 4096), 8, ONNX)
+    assert not prefers(Order(4, 4, 4), (4096, 4096), 64, ONNX)
+
+
 @both
 def test_small_weights_are_composed_since_operators_cost_more_than_numbers(target: Target) -> None:
     assert not prefers(Order(4, 4, 4), (32, 32), 1, target)
