@@ -9,7 +9,9 @@ where a product of `half` rows runs at half its speed. The composed weight is on
 is two: one with S, and a thin one with A, whose result is written and read again, and a sum with the bias; a
 low-rank term is two more. What is written counts twice, since its place is read into the cache first.
 
-Only ratios of these times decide. `examples/benchmarks/forms_table.py` prints them beside measured ones.
+Convolutions with a spatial kernel in blocks of fewer than 8 channels are not modelled: they stay composed (a
+ResNet-20 in such blocks ran at 0.8 times the dense speed). Else only ratios of these times decide.
+`examples/benchmarks/forms_table.py` prints them beside measured ones.
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ from phnnify.products import filters_first
 Form = Literal["auto", "factored", "folded"]
 _NUMBER = 4  # bytes
 _CACHED = 3  # times the bandwidth of the memory
-_WORTH = (
-    1.05  # what the factors must promise: about so much is left out here, and the composed weight is sure
-)
+_WORTH = 1.05  # what the factors must promise: so much is left out here, and the composed weight is sure
+_CHANNELS = 8  # a vector of them: convolutions of fewer run far below the speed of a matrix product
 
 
 class Target(NamedTuple):
@@ -132,6 +133,9 @@ def prefers_factored(
         target: What runs the network.
     """
     terms, n_out, n_in = algebra
+    channels = [*filters[1:3] * bool(terms), *[rank] * bool(rank)]
+    if math.prod(filters[3:]) > 1 and min(channels) < _CHANNELS:
+        return False
     matrix = (n_out * filters[1], n_in * filters[2], *filters[3:])
     whole = seconds(composed(matrix, stride), positions, target)
     steps = factored(Order(n_out, n_in, terms, rank), matrix, stride)

@@ -81,6 +81,12 @@ def test_where_arithmetic_is_the_limit_only_fewer_terms_are_worth_it(target: Tar
     assert not prefers(Order.low_rank(255), matrix, 14 * 14 * 32, target)
 
 
+@both
+@pytest.mark.parametrize("order", [Order(4, 64, 2), Order(64, 4, 2), Order(4, 4, 1, 2), Order.low_rank(4)])
+def test_convolutions_of_few_channels_stay_composed(order: Order, target: Target) -> None:
+    assert not prefers(order, (256, 256, 3, 3), 14 * 14 * 32, target)
+
+
 def test_the_time_grows_with_the_positions_and_with_the_stride() -> None:
     steps = factored(Order(4, 4, 2), (64, 64, 3, 3))
     assert seconds(steps, 100, ONNX) < seconds(steps, 1000, ONNX)
