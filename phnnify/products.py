@@ -177,10 +177,10 @@ def _combine(z: Tensor, A: Tensor) -> Tensor:
 
 def _left_product(mix: Tensor, x: Tensor) -> Tensor:
     """One small matrix times each of many: (..., blocks, size)."""
-    if x.shape[-1] == 1:
-        return F.linear(x.squeeze(-1), mix).unsqueeze(-1)
     if torch.compiler.is_exporting():
         return torch.matmul(mix, x)  # one operator, whatever the number of axes
+    if x.shape[-1] == 1:
+        return F.linear(x.squeeze(-1), mix).unsqueeze(-1)
     if x.shape[-1] < _NARROW:  # many products with so few columns each run far below the speed of one
         return F.linear(x.transpose(-1, -2), mix).transpose(-1, -2)
     # bmm, not matmul: the latter transposes and copies x whenever A needs a gradient.
