@@ -23,6 +23,7 @@ from phnnify.sources import read_any, read_converted, read_network
 from phnnify.store import save, size_of
 from tests.hub_networks import bert, describe, described, folder_of, gpt2, llama
 from tests.networks import same_tensors, small
+from tests.refusals import refused
 
 transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -68,13 +69,6 @@ def converted(folder: Path, target: Path, n: int = 2) -> nn.Module:
 def folder(tmp_path: Path) -> Path:
     """A llama's."""
     return folder_of(llama(), tmp_path / "llama")
-
-
-def refused(call: Callable[[], Any], kind: type[PhnnifyError]) -> PhnnifyError:
-    with pytest.raises(PhnnifyError) as caught:
-        call()
-    assert type(caught.value) is kind
-    return caught.value
 
 
 def names(folder: Path) -> set[str]:

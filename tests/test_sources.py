@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
-from phnnify.errors import FileError, ModelError, PhnnifyError, UntrustedError
+from phnnify.errors import FileError, ModelError, UntrustedError
 from phnnify.pipeline import convert
 from phnnify.sources import Source, name_beside, read_any, read_network
 from phnnify.store import load, save
 from tests.networks import ARCH, Small, same_tensors, sequence, small
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -24,13 +23,6 @@ def saved(tmp_path: Path) -> Path:
     result = convert(small(), 2)
     save(result.model, tmp_path / "net.safetensors", result.plan)
     return tmp_path / "net.safetensors"
-
-
-def refused(call: Callable[[], Any], kind: type[PhnnifyError]) -> PhnnifyError:
-    with pytest.raises(PhnnifyError) as caught:
-        call()
-    assert type(caught.value) is kind
-    return caught.value
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin", "net.safetensors"])

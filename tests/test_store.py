@@ -19,13 +19,14 @@ from torch import Tensor, nn
 import phnnify
 from phnnify.algebra import Order
 from phnnify.algebras import Algebra
-from phnnify.errors import FileError, ModelError, PhnnifyError, PlanError, UntrustedError, UsageError
+from phnnify.errors import FileError, ModelError, PlanError, UntrustedError, UsageError
 from phnnify.folders import METADATA_KEY
 from phnnify.layers import PHMLayer
 from phnnify.measure import parameter_count
 from phnnify.pipeline import Result, convert
 from phnnify.store import ENDINGS, load, plan_of, save
 from tests.networks import Branches, Small, Tied, same_tensors, sequence, small
+from tests.refusals import refused
 
 
 def converted() -> Result:
@@ -44,13 +45,6 @@ def metadata_of(path: Path) -> dict[str, str]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata: dict[str, str] = file.metadata()
     return metadata
-
-
-def refused(call: Callable[[], Any], kind: type[PhnnifyError]) -> PhnnifyError:
-    with pytest.raises(PhnnifyError) as caught:
-        call()
-    assert type(caught.value) is kind
-    return caught.value
 
 
 # Round trips

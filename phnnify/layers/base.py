@@ -39,9 +39,8 @@ class PHMLayer(nn.Module):
     arguments: ClassVar[tuple[str, ...]]  # constructor arguments of the twin that it keeps as attributes
     transposed_weight: ClassVar[bool] = False  # whether the twin stores its weight as (in, out, *kernel)
     form: Form = "auto"
-    _decided: tuple[torch.Size, tuple[int, ...], bool] | None = (
-        None  # the last input, and what it is best for
-    )
+    # shape and stride of the last input, and whether the factors are faster for it
+    _decided: tuple[torch.Size, tuple[int, ...], bool] | None = None
 
     A: Tensor
     S: nn.Parameter
