@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phnnify.algebra import Factors, Order
+from phnnify.algebra import Order
 
 _NARROW = 16  # columns
 _FEW_ROWS = 16  # up to here torch keeps a matrix product to one thread (measured, MKL)
+_FEW_NUMBERS = 2**16  # filters that one thread reads sooner than several are told to
 
 
 def multiplications(order: Order, out: int, columns: int) -> int:
@@ -38,6 +39,13 @@ def filters_first(order: Order, out: int, columns: int, *, spatial: bool = False
     """
     algebra, filters = _costs(order, out, columns)
     return filters <= algebra if spatial else 2 * filters < algebra
+
+
+def _filters_first(A: Tensor, S: Tensor, *, spatial: bool = False) -> bool:
+    """`filters_first` for these factors."""
+    terms, n_out, n_in = A.shape
+    rows, *columns = S.shape[1:]
+    return filters_first(Order(n_out, n_in, terms), n_out * rows, n_in * math.prod(columns), spatial=spatial)
 
 
 def _costs(order: Order, out: int, columns: int) -> tuple[int, int]:
@@ -86,7 +94,7 @@ def _multiply_blocks(x: Tensor, A: Tensor, S: Tensor) -> Tensor:
     rows, width = S.shape[1:]
     lead = x.shape[:-1]
     blocks = x.reshape(*lead, n_in, width)
-    if filters_first(Factors(A, S).order, n_out * rows, n_in * width):
+    if _filters_first(A, S):
         z = _product(blocks, S.flatten(0, 1))
         sums = _combine(z.reshape(*lead, n_in * terms, rows), A)
     else:
@@ -126,7 +134,7 @@ def multiply_channels(
     y = None if U is None or V is None else torch.matmul(U, torch.matmul(V, x.flatten(2))).reshape(shape)
     if not terms and y is not None:
         return y
-    if filters_first(Factors(A, S).order, n_out * rows, n_in * width):
+    if _filters_first(A, S):
         z = torch.matmul(S.flatten(0, 1), x.reshape(batch * n_in, width, size))
         sums = _combine(z.reshape(batch, n_in * terms, rows * size), A)
     else:
@@ -150,9 +158,9 @@ def convolve(x: Tensor, A: Tensor, S: Tensor, convolution: Callable[[Tensor, Ten
         (batch, out, *positions of the output).
     """
     terms, n_out, n_in = A.shape
-    rows, width, *kernel = S.shape[1:]
+    rows, width = S.shape[1:3]
     batch, _, *positions = x.shape
-    if filters_first(Factors(A, S).order, n_out * rows, n_in * width * math.prod(kernel), spatial=True):
+    if _filters_first(A, S, spatial=True):
         z = convolution(x.reshape(batch * n_in, width, *positions), S.flatten(0, 1))
         places = z.shape[2:]
         sums = _combine(z.reshape(batch, n_in * terms, rows * math.prod(places)), A)
@@ -192,7 +200,7 @@ def _product(z: Tensor, filters: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.compiler.is_compiling():
         return F.linear(z, filters, bias)
     flat = z.reshape(-1, z.shape[-1])
-    if flat.shape[0] > _FEW_ROWS or flat.device.type != "cpu":
+    if flat.shape[0] > _FEW_ROWS or filters.numel() <= _FEW_NUMBERS or not flat.is_cpu:
         y = F.linear(flat, filters, bias)
     else:
         y = _product_of_few(flat, filters)

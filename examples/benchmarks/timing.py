@@ -7,15 +7,21 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
+from phnnify.comparing.latency import rest
+
 
 def interleaved(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """The median seconds of each candidate over `rounds` rounds, each of which calls every one once.
 
-    Two rounds before that are not counted.
+    Before that comes a rest, as in `phnnify compare`: the threads of the one before would still look for
+    work, and a second copy of the same network took twice as long. A call that is not counted fills the
+    caches. Every other round goes backwards. Two rounds at first are not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(rounds + 2):
-        for name, call in candidates.items():
+        for name, call in list(candidates.items())[:: -1 if i % 2 else 1]:
+            rest()
+            call()
             start = time.perf_counter()
             call()
             if i >= 2:

@@ -1,9 +1,10 @@
 """How long two calls take, measured side by side, so that what else the machine does hits both alike.
 
-They take turns, each first in every other round. A turn begins with calls that are not counted: they fill the
-caches that the other one emptied, and let its threads come to rest. The median of the calls that follow is
-the turn's time. The two turns of a round make one ratio; what is said about the ratio is the median over all
-rounds with its 95 % confidence interval, by order statistics, which supposes nothing about the noise.
+They take turns, each first in every other round. A turn begins with a rest, in which the threads of the other
+one stop looking for work (with them at it, a second copy of the same network took twice as long), and with
+calls that are not counted: they fill the caches that the other one emptied. The median of the calls that
+follow is the turn's time. The two turns of a round make one ratio; what is said about the ratio is the median
+over all rounds with its 95 % confidence interval, by order statistics: it supposes nothing about the noise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from statistics import median
 from typing import Any
 
 CLEAR = 1.03  # a median ratio below this (or above its inverse) is called none, however sure it is
+_REST = 0.02  # seconds before a turn
 _WARM = 0.002  # seconds of calls in a turn that are not counted, at least one call
 _TURN = 0.01  # seconds of calls that are, at least one
 _FEWEST, _MOST = 7, 25  # rounds; 7 are the fewest whose extremes hold the median with 95 % confidence
@@ -83,8 +85,14 @@ def duel(before: Call, after: Call, *, seconds: float = 2.0) -> Duel:
     )
 
 
+def rest() -> None:
+    """Wait until the threads of what ran before have stopped looking for work: torch's do so for a while."""
+    time.sleep(_REST)
+
+
 def _turn(call: Call) -> float:
     """The median seconds of some calls in a row."""
+    rest()
     _calls(call, _WARM)
     return median(_calls(call, _TURN))
 

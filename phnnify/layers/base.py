@@ -178,7 +178,7 @@ class PHMLayer(nn.Module):
 
     def _runs_factored(self, x: Tensor) -> bool:
         """Whether to multiply with the factors in eval mode."""
-        if self.form != "auto" or torch.compiler.is_compiling() or x.device.type != "cpu":
+        if self.form != "auto" or torch.compiler.is_compiling() or not x.is_cpu:
             return self._factored_unseen()
         if self._decided is None or self._decided[0] != x.shape or self._decided[1] != x.stride():
             self._decided = x.shape, x.stride(), self.fastest_form(x, PYTORCH) == "factored"
