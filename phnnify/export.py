@@ -6,31 +6,39 @@ initializers alone, which ONNX Runtime does once when it loads the file. Only on
 weights.
 
 Every file is checked before anyone sees it: by onnx.checker, by running it with ONNX Runtime against PyTorch
-on random inputs at two batch sizes, and by comparing the bytes of its initializers with what the network's
-tensors need.
+on random inputs at two batch sizes and other lengths (`axes`), and by comparing the bytes of its initializers
+with what the network's tensors need.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from phnnify.errors import ExportError, ModelError, UsageError
+from phnnify.axes import Specs, other_sizes, runs, with_free_axes
+from phnnify.errors import ExportError, UsageError
 from phnnify.files import check_target, replacing
 from phnnify.forms import FORMS, ExportForm, set_form_, with_dense_layers_
 from phnnify.graphs import tidy_
 from phnnify.hyper.network import name_arguments_
-from phnnify.inputs import Inputs, InputSpec, random_example, read_inputs, with_conditioning
+from phnnify.inputs import (
+    Example,
+    Inputs,
+    InputSpec,
+    describe,
+    random_example,
+    read_inputs,
+    with_conditioning,
+)
 from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
 from phnnify.quiet import quiet
-from phnnify.runtime import open_session, run_session
+from phnnify.runtime import INPUTS, open_session, run_session
 
 if TYPE_CHECKING:
     import onnx
@@ -53,6 +61,9 @@ class OnnxFile:
         max_rel_diff: The same relative to the largest magnitude in that output.
         opset: The ONNX operator set.
         batches: The batch sizes it was run at; one only where the network fixes the batch.
+        inputs: What it takes, in the form that `--input` reads; the axes marked with `?` may have any size,
+            and it was run at other ones too, where the network takes them.
+        note: Which axes stay as they are although the network takes other sizes, and why.
     """
 
     path: str
@@ -62,6 +73,8 @@ class OnnxFile:
     max_rel_diff: float
     opset: int
     batches: tuple[int, ...]
+    inputs: tuple[str, ...]
+    note: str | None
 
 
 def export_onnx(
@@ -80,7 +93,8 @@ def export_onnx(
         model: Any network; it is exported in eval mode and not changed. The file of a hypernetwork takes its
             conditioning inputs by name, one (size,) for the whole batch.
         path: The file to write.
-        inputs: Example inputs (`inputs.read_inputs`); axis 0 and the axes marked with `?` stay dynamic.
+        inputs: Example inputs (`inputs.read_inputs`); axis 0, the axes marked with `?` and the lengths of
+            sequences (`axes`) stay dynamic, the last where torch can keep them so.
         form: "factored": the graph multiplies with the factors, where a layer can. "folded": it multiplies
             them out, once as it is loaded. "auto": whichever is faster in ONNX Runtime, for each layer.
             "dense": the file holds the composed weights.
@@ -108,41 +122,61 @@ def export_onnx(
         model = with_dense_layers_(model)
     else:
         set_form_(model, form, specs, batch=batch, target="onnx")
-    if _runs_at(model, specs, BATCHES):
-        with suppress(ExportError):  # a trace may turn out to hold for one batch size only
-            return _written(path, model, specs, BATCHES, opset, seed)
-    return _written(path, model, specs, specs[0].shape[:1], opset, seed)
+    failed: list[ExportError] = []
+    for given, batches in _attempts(model, specs):
+        try:
+            file = _written(path, model, given, batches, opset, seed)
+        except ExportError as error:  # a trace may turn out to hold for one size only
+            failed.append(error)
+        else:
+            return replace(file, note=_note(specs, given, failed))
+    raise failed[-1]
+
+
+def _attempts(model: nn.Module, specs: Specs) -> Iterator[tuple[Specs, Sequence[int]]]:
+    """Inputs and batch sizes, from the freest on."""
+    both = all(runs(model, specs, batch) for batch in BATCHES)
+    freest = with_free_axes(model, specs)
+    for batches in [BATCHES] * both + [specs[0].shape[:1]]:
+        for given in dict.fromkeys((freest, specs)):
+            yield given, batches
+
+
+def _note(specs: Specs, given: Specs, failed: Sequence[ExportError]) -> str | None:
+    """What is fixed only because torch cannot keep it free."""
+    if not failed or given != specs:
+        return None
+    return f"In the ONNX file all sizes but those marked in {describe(specs)} are fixed: {failed[0]}."
 
 
 def _written(
-    path: Path, model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int], opset: int, seed: int
+    path: Path, model: nn.Module, specs: Specs, batches: Sequence[int], opset: int, seed: int
 ) -> OnnxFile:
     """Export with the first batch size, write, and check with all of them; one batch size is a fixed one."""
     program = _traced(model, specs, batches, opset, seed)
     with replacing(path) as temporary:
-        _write(program, temporary, external=tensor_bytes(model) > _EXTERNAL_BYTES)
+        _write(program, temporary, specs, external=tensor_bytes(model) > _EXTERNAL_BYTES)
         _check_graph(temporary, model)
-        differences = _compare(temporary, model, specs, batches, seed)
+        differences = _compare(temporary, model, _examples(model, specs, batches, seed))
         size = sum(part.stat().st_size for part in temporary.parent.iterdir())
     return OnnxFile(
         path=str(path),
         bytes=size,
         tensor_bytes=tensor_bytes(model),
-        max_abs_diff=max(absolute for absolute, _ in differences.values()),
-        max_rel_diff=max(relative for _, relative in differences.values()),
+        max_abs_diff=max(absolute for absolute, _ in differences),
+        max_rel_diff=max(relative for _, relative in differences),
         opset=opset,
-        batches=tuple(differences),
+        batches=tuple(batches),
+        inputs=tuple(map(str, specs)),
+        note=None,
     )
 
 
-def _runs_at(model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int]) -> bool:
-    """Whether the network takes these batch sizes."""
-    try:
-        for batch in batches:
-            forward(model, random_example(specs, model, seed=0, batch=batch))
-    except ModelError:
-        return False
-    return True
+def _examples(model: nn.Module, specs: Specs, batches: Sequence[int], seed: int) -> Iterator[Example]:
+    """Random inputs for each batch size, and other sizes of the marked axes with the last."""
+    for given in (specs, *other_sizes(model, specs)):
+        for batch in batches if given is specs else batches[-1:]:
+            yield random_example(given, model, seed=seed + batch, batch=batch)
 
 
 def _traced(
@@ -188,11 +222,12 @@ def _cause(error: BaseException) -> str:
     return first_line(error)
 
 
-def _write(program: torch.onnx.ONNXProgram, path: Path, *, external: bool) -> None:
+def _write(program: torch.onnx.ONNXProgram, path: Path, specs: Specs, *, external: bool) -> None:
     import onnx
 
     proto = program.model_proto
     proto.graph.ClearField("value_info")  # shapes that any reader can infer again
+    onnx.helper.set_model_props(proto, {INPUTS: " ".join(map(str, specs))})
     onnx.save_model(proto, str(path), save_as_external_data=external, location=f"{path.name}.data")
 
 
@@ -224,29 +259,27 @@ def _initializer_bytes(model: onnx.ModelProto) -> int:
     return sum(sizes[i.name] * int(torch.Size(i.dims).numel()) for i in model.graph.initializer)
 
 
-def _compare(
-    path: Path, model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int], seed: int
-) -> dict[int, tuple[float, float]]:
-    """For each batch size, the largest absolute and relative difference between ONNX Runtime and PyTorch.
+def _compare(path: Path, model: nn.Module, examples: Iterator[Example]) -> list[tuple[float, float]]:
+    """For each example, the largest absolute and relative difference between ONNX Runtime and PyTorch.
 
     Raises:
         ExportError: ONNX Runtime cannot run the file, or its outputs differ too much.
     """
     session = open_session(path)
-    differences = {}
-    for batch in batches:
-        example = random_example(specs, model, seed=seed + batch, batch=batch)
+    differences = []
+    for example in examples:
         wanted = [t.detach().cpu() for t in _tensors(forward(model, example))]
-        got = run_session(session, [*example.args, *example.kwargs.values()])
+        values = [*example.args, *example.kwargs.values()]
+        got = run_session(session, values)
         if [t.shape for t in wanted] != [t.shape for t in got]:
             shapes = [tuple(t.shape) for t in wanted], [tuple(t.shape) for t in got]
             raise ExportError(f"the exported file gives shapes {shapes[1]}; the network gives {shapes[0]}")
         pairs = [_difference(a, b) for a, b in zip(wanted, got, strict=True)]
-        differences[batch] = (max(a for a, _ in pairs), max(r for _, r in pairs))
-        if not differences[batch][1] <= _tolerance(wanted):
+        differences.append((max(a for a, _ in pairs), max(r for _, r in pairs)))
+        if not differences[-1][1] <= _tolerance(wanted):
             raise ExportError(
-                f"the exported file differs from the network by {differences[batch][1]:.2g} relative "
-                f"at batch {batch}; allowed is {_tolerance(wanted):.0e}"
+                f"the exported file differs from the network by {differences[-1][1]:.2g} relative "
+                f"for inputs of {describe(read_inputs(values))}; allowed is {_tolerance(wanted):.0e}"
             )
     return differences
 

@@ -106,6 +106,8 @@ def _broken(name: str) -> str:
 def _onnx_line(onnx: OnnxFile) -> Text:
     any_batch = len(onnx.batches) > 1
     batch = "any batch size" if any_batch else f"batch size fixed at {onnx.batches[0]} by the network"
+    lengths = [text for text in onnx.inputs if "?" in text]
+    batch += f", any size of the axes marked in {', '.join(lengths)}" if lengths else ""
     if isinstance(onnx, QuantizedFile):
         return Text(f"{onnx.path}: {onnx.bytes:,} bytes, opset {onnx.opset}, {batch}; {_price(onnx)}")
     return Text(
@@ -152,8 +154,10 @@ def show_algebras(found: Sequence[Found]) -> None:
 
 
 def show_onnx(onnx: OnnxFile) -> None:
-    """One line about a checked ONNX file."""
+    """One line about a checked ONNX file, and its note."""
     Console().print(_onnx_line(onnx), soft_wrap=True)
+    if onnx.note:
+        Console().print(Text(f"note: {onnx.note}"), soft_wrap=True)
 
 
 def show_hyper(found: Mapping[str, Any]) -> None:

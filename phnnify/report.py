@@ -111,7 +111,8 @@ class Report:
 
     def with_files(self, sizes: Change, onnx: OnnxFile | None = None) -> Report:
         """The report once files are written."""
-        return replace(self, bytes=sizes, onnx=onnx)
+        notes = (*self.notes, onnx.note) if onnx and onnx.note else self.notes
+        return replace(self, bytes=sizes, onnx=onnx, notes=notes)
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON form."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from phnnify.inputs import InputSpec
 from phnnify.measure import first_line
 
 ONNX = ".onnx"
+INPUTS = "phnnify.inputs"  # under which a file of ours tells the example inputs it was made with
 _DTYPES = {
     "tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16,
     "tensor(int64)": torch.int64, "tensor(int32)": torch.int32, "tensor(int16)": torch.int16,
@@ -79,18 +81,21 @@ def inputs_of(session: Any, path: Path) -> tuple[InputSpec, ...]:
     """What a file takes; axis 0 counts as 1 where the file leaves it open.
 
     Raises:
-        UsageError: it leaves another axis open, or takes something that is no tensor of numbers.
+        UsageError: it leaves another axis open and does not tell a size for it, or takes something that is no
+            tensor of numbers.
     """
+    told = session.get_modelmeta().custom_metadata_map.get(INPUTS, "").split()
+    examples = [InputSpec.parse(text).shape for text in told] or [(1,)] * len(session.get_inputs())
     specs = []
-    for node in session.get_inputs():
-        fixed = all(isinstance(size, int) for size in node.shape[1:])
-        if node.type not in _DTYPES or not node.shape or not fixed:
+    for node, example in zip(session.get_inputs(), examples, strict=False):
+        sizes = [size if isinstance(size, int) else n for size, n in zip_longest(node.shape, example)]
+        if node.type not in _DTYPES or not node.shape or None in sizes:
             raise UsageError(
                 f"{path} takes {node.name}: {node.type} {node.shape}, which does not say its size",
                 hint="give --input, such as --input 1x3x32x32",
             )
         batch = node.shape[0] if isinstance(node.shape[0], int) else 1
-        specs.append(InputSpec((batch, *node.shape[1:]), _DTYPES[node.type]))
+        specs.append(InputSpec((batch, *sizes[1:]), _DTYPES[node.type]))
     return tuple(specs)
 
 

@@ -38,6 +38,7 @@ ORDER = [
     "hyper.encoding",
     "inputs",
     "measure",
+    "axes",
     "forms",
     "opened.linear",
     "opened.attention",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import phnnify
 from phnnify import export
 from phnnify.errors import ExportError, FileError, ModelError, UsageError
 from phnnify.export import export_onnx
+from phnnify.inputs import random_example, read_inputs
 from phnnify.layers import (
     PHMConv1d,
     PHMConv2d,
@@ -125,6 +128,80 @@ def test_marked_axes_stay_dynamic_and_others_are_fixed(tmp_path: Path) -> None:
     assert run[0].shape == (7, 11, 40)
 
 
+class Encoder(nn.Module):
+    """Tokens, positions that end at 16, and torch's own encoder layers behind a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.places = nn.Embedding(11, 16), nn.Embedding(16, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        x = self.table(tokens) + self.places(torch.arange(tokens.shape[1]))
+        out: Tensor = self.body(x, src_key_padding_mask=mask)
+        return out
+
+
+class Steps(nn.Module):
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+        super().__init__()
+        self.body, self.head = kind(8, 8, bidirectional=True, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x)[0])
+        return out
+
+
+def transformer() -> nn.Module:
+    return nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+
+
+SEQUENCES: dict[str, tuple[Callable[[], nn.Module], list[str], list[str]]] = {
+    "as long as it can be": (Encoder, ["int64:1x16", "bool:1x16"], ["int64:4x3", "bool:4x3"]),
+    "two lengths": (transformer, ["1x6x8", "1x4x8"], ["3x9x8", "3x7x8"]),
+    "LSTM": (lambda: Steps(nn.LSTM), ["1x6x8"], ["1x11x8"]),
+    "GRU": (lambda: Steps(nn.GRU), ["1x6x8"], ["7x3x8"]),
+    "convolution": (lambda: nn.Conv1d(4, 8, 3), ["1x4x9"], ["2x4x23"]),
+}
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_a_converted_network_of_sequences_takes_any_length_without_being_told(
+    case: str, tmp_path: Path
+) -> None:
+    build, inputs, others = SEQUENCES[case]
+    torch.manual_seed(0)
+    model = phnnify.convert(build(), 2, inputs=inputs, min_share=0).model.eval()
+    file = export_onnx(model, tmp_path / "x.onnx", inputs)
+    assert (file.batches, file.note) == (export.BATCHES, None)
+    session = onnxruntime.InferenceSession(file.path)
+    for specs in (inputs, others):
+        example = random_example(read_inputs(specs), model, seed=3)
+        feed = {node.name: x.numpy() for node, x in zip(session.get_inputs(), example.args, strict=True)}
+        wanted = model(*example.args).detach().numpy()
+        np.testing.assert_allclose(session.run(None, feed)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+class Stepwise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, i] * i for i in range(x.shape[1])], 1)
+
+
+def test_a_length_that_torch_cannot_keep_free_is_fixed_and_noted(tmp_path: Path) -> None:
+    file = export_onnx(Stepwise(), tmp_path / "x.onnx", "1x6x1")
+    assert (file.batches, file.inputs) == (export.BATCHES, ("1x6x1",))
+    assert file.note
+    assert file.note.startswith("In the ONNX file all sizes but those marked in 1x6x1 are fixed: ")
+    assert onnxruntime.InferenceSession(file.path).get_inputs()[0].shape[1:] == [6, 1]
+
+
+def test_a_length_that_was_asked_for_and_cannot_be_free_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ExportError):
+        export_onnx(Stepwise(), tmp_path / "x.onnx", "1x?6x1")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_several_named_inputs_and_nested_outputs_are_compared(tmp_path: Path) -> None:
     file = export_onnx(Pair(), tmp_path / "pair.onnx", ["1x8", "scale=1x1"])
     session = onnxruntime.InferenceSession(file.path)
@@ -216,7 +293,7 @@ def test_a_trace_that_depends_on_the_batch_is_made_at_the_users_batch(tmp_path: 
 
     file = export_onnx(Unrolled(), tmp_path / "x.onnx", "1x8")
     assert file.batches == (1,)
-    assert onnxruntime.InferenceSession(file.path).get_inputs()[0].shape == [1, 8]
+    assert onnxruntime.InferenceSession(file.path).get_inputs()[0].shape[0] == 1
 
 
 def test_an_export_without_inputs_is_refused(tmp_path: Path) -> None:

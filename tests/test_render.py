@@ -21,7 +21,9 @@ def report() -> Report:
     model.add_module("a_layer_with_a_very_long_name_that_nobody_would_choose", nn.Linear(4096, 512))
     model.add_module("table", nn.Embedding(4096, 64))
     model.add_module("b", nn.Linear(512, 4096))
-    onnx = OnnxFile("some/folder/small.onnx", 5_000_000, 4_800_000, 1e-6, 2e-7, 18, (2, 3))
+    onnx = OnnxFile(
+        "some/folder/small.onnx", 5_000_000, 4_800_000, 1e-6, 2e-7, 18, (2, 3), ("int64:1x?12",), None
+    )
     return phnnify.convert(model, 4).report.with_files(Change(17_000_000, 5_000_000), onnx)
 
 
@@ -40,7 +42,7 @@ def test_a_report_fits_80_columns_and_shows_every_layer_and_reason(report: Repor
     for cell in ("512×4096", "2,097,152", "524,352", "29.4%", "5,000,000", "ONNX file"):
         assert cell in text
     assert "note: Fitted to the weights alone" in text
-    assert "any batch size" in text
+    assert "any batch size, any size of the axes marked in int64:1x?12" in " ".join(text.split())
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
@@ -50,7 +52,7 @@ def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
 
 
 def test_a_fixed_batch_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    render.show_onnx(OnnxFile("x.onnx", 1, 1, 0.0, 0.0, 18, (1,)))
+    render.show_onnx(OnnxFile("x.onnx", 1, 1, 0.0, 0.0, 18, (1,), ("1x8",), None))
     out, err = capsys.readouterr()
     assert "batch size fixed at 1 by the network" in out
     assert err == ""

@@ -14,7 +14,7 @@ from phnnify.evaluate import Accuracy, Agreement, Evaluation
 from phnnify.export import OnnxFile
 from phnnify.report import ADVICE, NEEDS_DISTILLATION, Change, Report, summary
 
-ONNX = OnnxFile("small.onnx", 5000, 4800, 1e-6, 2e-7, 18, (2, 3))
+ONNX = OnnxFile("small.onnx", 5000, 4800, 1e-6, 2e-7, 18, (2, 3), ("int64:1x?12",), None)
 
 
 @pytest.fixture

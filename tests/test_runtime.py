@@ -57,9 +57,13 @@ def test_a_file_says_what_it_takes(tmp_path: Path) -> None:
     assert inputs_of(open_session(path), path) == (InputSpec((1, 5), torch.int64), InputSpec((1, 3)))
 
 
-def test_an_open_axis_must_be_given(tmp_path: Path) -> None:
+def test_an_open_axis_must_be_given_where_the_file_does_not_tell_its_size(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     export_onnx(nn.Linear(4, 2), path, "1x?5x4")
+    assert inputs_of(open_session(path), path) == (InputSpec((1, 5, 4)),)  # a file of ours tells it
+    foreign = onnx.load(path)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, path)
     with pytest.raises(UsageError, match="which does not say its size") as caught:
         inputs_of(open_session(path), path)
     assert "--input" in str(caught.value.hint)

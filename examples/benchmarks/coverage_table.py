@@ -10,7 +10,8 @@ Each is converted with n = 4 in closed form, without data and with its small wei
 - runs: its outputs have the original's shapes, and are finite.
 - exact: with all terms, so that nothing is approximated, its main output is the original's to 1e-4.
 - reload: saved as .safetensors and read into a fresh network, it gives the same outputs to the bit.
-- ONNX: it can be exported, and ONNX Runtime agrees with PyTorch at the batch sizes that it takes.
+- ONNX: it can be exported, and ONNX Runtime agrees with PyTorch at the batch sizes that it takes; `and
+  length`: at other lengths of its sequences too: a shorter one and, where the network takes it, a longer one.
 
 A cell is `yes`, or what went wrong; `upstream:` where the same goes wrong with the original without phnnify,
 `original too:` where it takes phnnify's own checks to find it there. Where less than half is converted, the
@@ -170,7 +171,9 @@ class Checks:
     def onnx(self, model: nn.Module) -> str:
         """Exported; the export checks itself."""
         file = phnnify.export_onnx(model, self.folder / "model.onnx", self.case.specs)
-        return YES if len(file.batches) > 1 else f"{YES}, at one batch size"
+        cell = YES if len(file.batches) > 1 else f"{YES}, at one batch size"
+        cell += " and length" if any("?" in text for text in file.inputs) else ""
+        return f"{cell}; {file.note}" if file.note else cell
 
     def onnx_original(self, model: nn.Module) -> str:
         """Exported by torch alone, and loaded."""

@@ -1,0 +1,84 @@
+"""Which axes of a network's inputs may vary besides the batch: found by running it at other sizes.
+
+Sequences are the reason: of tokens (batch, length) and vectors (batch, length, width) or (batch, width,
+length). So only inputs of up to three axes are looked at; those of images vary where they are marked. Axes of
+equal size vary together, such as tokens and their mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from phnnify.errors import ModelError
+from phnnify.inputs import InputSpec, random_example
+from phnnify.measure import forward
+
+_SEQUENCE_AXES = 3  # no input of more is one of sequences
+Specs = tuple[InputSpec, ...]
+Change = Callable[[int], int]
+
+
+def with_free_axes(model: nn.Module, specs: Sequence[InputSpec]) -> Specs:
+    """The inputs, with those axes marked too at which the network takes another size.
+
+    Args:
+        model: It runs as it is, a few times, on random inputs.
+        specs: What it takes.
+    """
+    found = tuple(specs)
+    for size in sorted({size for spec in specs for size in _lengths(spec)}):
+        more = tuple(_marked(spec, size) for spec in found)
+        if more != found and any(runs(model, sizes) for sizes in _at_size(more, size)):
+            found = more
+    return found
+
+
+def other_sizes(model: nn.Module, specs: Sequence[InputSpec]) -> list[Specs]:
+    """The inputs with all marked axes shorter, and longer, where the network takes them so."""
+    changed = [tuple(_resized(spec, change, None) for spec in specs) for change in (_shorter, _longer)]
+    return [each for each in changed if each != tuple(specs) and runs(model, each)]
+
+
+def runs(model: nn.Module, specs: Sequence[InputSpec], batch: int | None = None) -> bool:
+    """Whether the network takes these inputs."""
+    try:
+        forward(model, random_example(specs, model, seed=0, batch=batch))
+    except ModelError:
+        return False
+    return True
+
+
+def _lengths(spec: InputSpec) -> list[int]:
+    """The sizes that may be lengths; a size of 1 is broadcast, or torch.export takes it for fixed."""
+    return [size for size in spec.shape[1:] if size > 1] if len(spec.shape) <= _SEQUENCE_AXES else []
+
+
+def _marked(spec: InputSpec, size: int) -> InputSpec:
+    """The input with the axes of that size marked, if it may be one of sequences."""
+    if size not in _lengths(spec):
+        return spec
+    axes = {axis for axis, length in enumerate(spec.shape) if axis and length == size}
+    return replace(spec, dynamic=spec.dynamic | axes)
+
+
+def _at_size(specs: Specs, size: int) -> list[Specs]:
+    """The inputs with the marked axes of that size shorter, and longer."""
+    changed = [tuple(_resized(spec, change, size) for spec in specs) for change in (_shorter, _longer)]
+    return [each for each in changed if each != specs]
+
+
+def _resized(spec: InputSpec, change: Change, only: int | None) -> InputSpec:
+    """The input with its marked axes, or those of one size, at another size."""
+    free = {axis for axis in spec.dynamic if axis and only in (None, spec.shape[axis])}
+    return replace(spec, shape=tuple(change(n) if i in free else n for i, n in enumerate(spec.shape)))
+
+
+def _shorter(size: int) -> int:
+    return size // 2 + 1 if size > 1 else size
+
+
+def _longer(size: int) -> int:
+    return size + 1
