@@ -6,7 +6,9 @@ Assets (../shared/assets beside the checkout) and random networks of the shapes 
 (transformers' defaults; 64 tokens). Converted in closed form at order N with N terms, or with T terms, which
 saves arithmetic. Prints dense time / converted time (above 1 the converted network is faster; the target is
 0.97), the sizes of the ONNX files, and load time / that of the dense file, all layers folded (at most 3).
-The converted file is made for the batch (`--form auto`). Finished cells are kept in
+The converted file is made for the batch (`--form auto`). For batch 1 also both files in int8 (networks of
+convolutions calibrated, on the example): size, and time of dense float32 / time of int8, dense → converted.
+Finished cells are kept in
 results/networks_speed.jsonl; cells given as arguments are measured alone, and not kept.
 """
 
@@ -28,10 +30,12 @@ from timing import interleaved, verdict
 from torch import nn
 
 import phnnify
+from phnnify.batches import Batch
 from phnnify.forms import ExportForm
-from phnnify.inputs import random_example, read_inputs
+from phnnify.inputs import Example, random_example, read_inputs
 from phnnify.plan import Plan
-from phnnify.runtime import open_session, prepared
+from phnnify.quantizing.quantize import quantize_onnx
+from phnnify.runtime import onnx_bytes, open_session, prepared
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets"
 INPUTS = {
@@ -91,6 +95,17 @@ class Files:
             for name, form in forms.items()
         }  # fmt: skip
 
+    def add_int8(self, example: Example, *, convolutions: bool) -> None:
+        """The dense and the converted file in int8 too."""
+        calibration = [Batch(example.args, example.kwargs)] if convolutions else []
+        for name, source in (("dense", "dense"), ("auto", "folded" if convolutions else "auto")):
+            plain = Path(self.found[source].path)
+            target = plain.with_name(f"{name} int8.onnx")
+            quantize_onnx(plain, target, "int8", calibration)
+            self.found[f"{name} int8"] = replace(
+                self.found[source], path=str(target), bytes=onnx_bytes(target)
+            )
+
     def session(self, name: str) -> Any:
         """A session for one of them."""
         return open_session(Path(self.found[name].path), threads=torch.get_num_threads())
@@ -112,7 +127,10 @@ def measured(cell: str) -> dict[str, Any]:
         calls: dict[str, Callable[[], Any]] = {
             f"PyTorch {kind}": partial(model, *example.args) for kind, model in models.items()
         }
-        for kind, file in (("dense", "dense"), ("converted", "auto")):
+        if batch == "1":
+            files.add_int8(example, convolutions=any(isinstance(m, nn.Conv2d) for m in list(dense.modules())))
+        for file in sorted(files.found.keys() - {"folded"}):
+            kind = file.replace("auto", "converted")
             calls[f"ONNX Runtime {kind}"] = prepared(files.session(file), example.args)
         once = interleaved(calls, 1)
         times = interleaved(calls, max(3, min(60, int(SECONDS / max(once.values())))))
@@ -134,6 +152,14 @@ def show(row: dict[str, Any]) -> None:
     sizes = row["bytes"]
     cells += [f"{sizes['dense'] / 1e6:.2f} → {sizes['auto'] / 1e6:.2f}"]
     cells += [f"{row['loading']:.2f}: {verdict(row['loading'] <= MOST_LOADING)}"]
+    if "auto int8" in sizes:
+        cells += [f"{sizes['dense int8'] / 1e6:.2f} → {sizes['auto int8'] / 1e6:.2f}"]
+        times = row["milliseconds"]
+        ratios = [
+            times["ONNX Runtime dense"] / times[f"ONNX Runtime {kind} int8"]
+            for kind in ("dense", "converted")
+        ]
+        cells += [" → ".join(f"{ratio:.2f}" for ratio in ratios)]
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -146,7 +172,7 @@ def main() -> None:
         "| network | n/t | batch | ONNX Runtime, ms | dense / converted | PyTorch, ms | dense / converted |",
         end="",
     )
-    print(" ONNX, MB | loading |\n" + "|---" * 9 + "|")
+    print(" ONNX, MB | loading | int8, MB | float32 / int8 |\n" + "|---" * 11 + "|")
     for row in rows:
         show(row)
     done = {row["cell"] for row in rows}

@@ -180,9 +180,10 @@ class PHMLayer(nn.Module):
         """Whether to multiply with the factors in eval mode."""
         if self.form != "auto" or torch.compiler.is_compiling() or not x.is_cpu:
             return self._factored_unseen()
-        if self._decided is None or self._decided[0] != x.shape or self._decided[1] != x.stride():
-            self._decided = x.shape, x.stride(), self.fastest_form(x, PYTORCH) == "factored"
-        return self._decided[2]
+        decided = self._decided
+        if decided is None or decided[0] != x.shape or decided[1] != x.stride():
+            decided = self._decided = x.shape, x.stride(), self.fastest_form(x, PYTORCH) == "factored"
+        return decided[2]
 
     def _factored_unseen(self) -> bool:
         """The same, whatever the input."""
