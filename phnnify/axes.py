@@ -7,15 +7,16 @@ equal size vary together, such as tokens and their mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from torch import nn
 
 from phnnify.errors import ModelError
-from phnnify.inputs import InputSpec, random_example
+from phnnify.inputs import Example, InputSpec, random_example
 from phnnify.measure import forward
 
+BATCHES = (2, 3)  # exported with the first (torch.export treats a size of 1 as fixed), checked with both
 _SEQUENCE_AXES = 3  # no input of more is one of sequences
 Specs = tuple[InputSpec, ...]
 Change = Callable[[int], int]
@@ -34,6 +35,22 @@ def with_free_axes(model: nn.Module, specs: Sequence[InputSpec]) -> Specs:
         if more != found and any(runs(model, sizes) for sizes in _at_size(more, size)):
             found = more
     return found
+
+
+def attempts(model: nn.Module, specs: Specs) -> Iterator[tuple[Specs, Sequence[int]]]:
+    """Inputs and batch sizes with which to export, from the freest on; one batch size is a fixed one."""
+    both = all(runs(model, specs, batch) for batch in BATCHES)
+    freest = with_free_axes(model, specs)
+    for batches in [BATCHES] * both + [specs[0].shape[:1]]:
+        for given in dict.fromkeys((freest, specs)):
+            yield given, batches
+
+
+def examples(model: nn.Module, specs: Specs, batches: Sequence[int], seed: int) -> Iterator[Example]:
+    """Random inputs for each batch size, and other sizes of the marked axes with the last."""
+    for given in (specs, *other_sizes(model, specs)):
+        for batch in batches if given is specs else batches[-1:]:
+            yield random_example(given, model, seed=seed + batch, batch=batch)
 
 
 def other_sizes(model: nn.Module, specs: Sequence[InputSpec]) -> list[Specs]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from phnnify.axes import Specs, other_sizes, runs, with_free_axes
+from phnnify.axes import Specs, attempts, examples
 from phnnify.errors import ExportError, UsageError
 from phnnify.files import check_target, replacing
 from phnnify.forms import FORMS, ExportForm, set_form_, with_dense_layers_
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import onnx
 
 TOLERANCE = 1e-4  # largest difference allowed, relative to the largest output
-BATCHES = (2, 3)  # exported with the first (torch.export treats a size of 1 as fixed), checked with both
 _SLACK_BYTES = 64 << 10  # constants of a graph that are no tensors of the network: masks, shapes
 _EXTERNAL_BYTES = 1800 << 20  # above this the tensors go beside the graph: one protobuf holds 2 GB
 
@@ -123,7 +122,7 @@ def export_onnx(
     else:
         set_form_(model, form, specs, batch=batch, target="onnx")
     failed: list[ExportError] = []
-    for given, batches in _attempts(model, specs):
+    for given, batches in attempts(model, specs):
         try:
             file = _written(path, model, given, batches, opset, seed)
         except ExportError as error:  # a trace may turn out to hold for one size only
@@ -131,15 +130,6 @@ def export_onnx(
         else:
             return replace(file, note=_note(specs, given, failed))
     raise failed[-1]
-
-
-def _attempts(model: nn.Module, specs: Specs) -> Iterator[tuple[Specs, Sequence[int]]]:
-    """Inputs and batch sizes, from the freest on."""
-    both = all(runs(model, specs, batch) for batch in BATCHES)
-    freest = with_free_axes(model, specs)
-    for batches in [BATCHES] * both + [specs[0].shape[:1]]:
-        for given in dict.fromkeys((freest, specs)):
-            yield given, batches
 
 
 def _note(specs: Specs, given: Specs, failed: Sequence[ExportError]) -> str | None:
@@ -157,7 +147,7 @@ def _written(
     with replacing(path) as temporary:
         _write(program, temporary, specs, external=tensor_bytes(model) > _EXTERNAL_BYTES)
         _check_graph(temporary, model)
-        differences = _compare(temporary, model, _examples(model, specs, batches, seed))
+        differences = _compare(temporary, model, examples(model, specs, batches, seed))
         size = sum(part.stat().st_size for part in temporary.parent.iterdir())
     return OnnxFile(
         path=str(path),
@@ -170,13 +160,6 @@ def _written(
         inputs=tuple(map(str, specs)),
         note=None,
     )
-
-
-def _examples(model: nn.Module, specs: Specs, batches: Sequence[int], seed: int) -> Iterator[Example]:
-    """Random inputs for each batch size, and other sizes of the marked axes with the last."""
-    for given in (specs, *other_sizes(model, specs)):
-        for batch in batches if given is specs else batches[-1:]:
-            yield random_example(given, model, seed=seed + batch, batch=batch)
 
 
 def _traced(

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phnnify.errors import ExportError, FileError, UntrustedError, UsageError
+from phnnify.axes import Specs, attempts, examples
+from phnnify.errors import ExportError, FileError, ModelError, UntrustedError, UsageError
 from phnnify.files import replacing
 from phnnify.hyper.network import name_arguments_
 from phnnify.inputs import Example, InputSpec, random_example, with_conditioning
@@ -217,7 +218,8 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
     Args:
         model: It is not changed; the program computes as it does in eval mode.
         path: A .pt2 file.
-        inputs: What the network takes; axis 0 and the free axes stay free where the network permits it.
+        inputs: What the network takes; the axes marked with `?` stay free, and axis 0 and the lengths of
+            sequences (`axes`) where torch can keep them so. That of recurrent layers, unrolled, is fixed.
         seed: For the random example.
 
     Raises:
@@ -230,11 +232,23 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
     model = without_cache_(evaluation_copy(model))
     name_arguments_(model)
     inputs = with_conditioning(inputs, model)
-    example = random_example(inputs, model, seed=seed, batch=2)
+    failed: list[ExportError] = []
+    for given, batches in attempts(model, inputs):
+        try:
+            return _write(model, path, given, batches, seed)
+        except ExportError as error:  # a trace may turn out to hold for one size only
+            failed.append(error)
+    raise failed[-1]
+
+
+def _write(model: nn.Module, path: Path, inputs: Specs, batches: Sequence[int], seed: int) -> None:
+    """Capture with the first batch size, write, and check with all of them; one batch size is a fixed one."""
+    example = random_example(inputs, model, seed=seed, batch=batches[0])
+    free = _free_axes(inputs, fixed_batch=len(batches) == 1)
     try:
         with quiet():
             program = torch.export.export(
-                model, example.args, dict(example.kwargs), dynamic_shapes=_free_axes(inputs), strict=False
+                model, example.args, dict(example.kwargs), dynamic_shapes=free, strict=False
             )
     except Exception as error:  # whatever the user's own forward may raise
         raise ExportError(
@@ -245,7 +259,7 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
     with replacing(path) as temporary:
         with quiet():
             torch.export.save(program, str(temporary))
-        _check(temporary, model, example)
+        _check(temporary, model, examples(model, inputs, batches, seed))
 
 
 def _forget_sources(graph_module: nn.Module) -> None:
@@ -256,29 +270,31 @@ def _forget_sources(graph_module: nn.Module) -> None:
                 node.meta.pop(name, None)
 
 
-def _check(path: Path, model: nn.Module, example: Example) -> None:
+def _check(path: Path, model: nn.Module, questions: Iterable[Example]) -> None:
     """Load what was written, as plain torch does, and compare it with the network.
 
     Raises:
-        ExportError: it computes something else.
+        ExportError: it does not take what the network takes, or computes something else.
     """
     with quiet():
-        program = torch.export.load(str(path))  # our own
-        pairs = zip(
-            _tensors(forward(program.module(), example)), _tensors(forward(model, example)), strict=True
-        )
-    for got, wanted in pairs:
-        difference = float((got.double() - wanted.double()).abs().max()) if got.numel() else 0.0
-        if not difference <= _TOLERANCE * max(float(wanted.double().abs().max()), 1e-12):
-            raise ExportError(
-                f"the program that torch.export made differs from the network by {difference:.2g}"
-            )
+        program = torch.export.load(str(path)).module()  # our own
+    for example in questions:
+        try:
+            answer = forward(program, example)
+        except ModelError as error:
+            raise ExportError(f"torch.export fixed more than it was asked to: {error}") from None
+        for got, wanted in zip(_tensors(answer), _tensors(forward(model, example)), strict=True):
+            difference = float((got.double() - wanted.double()).abs().max()) if got.numel() else 0.0
+            if not difference <= _TOLERANCE * max(float(wanted.double().abs().max()), 1e-12):
+                raise ExportError(
+                    f"the program that torch.export made differs from the network by {difference:.2g}"
+                )
 
 
 def _tensors(output: Any) -> list[Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
-def _free_axes(inputs: Sequence[InputSpec]) -> Any:
+def _free_axes(inputs: Sequence[InputSpec], *, fixed_batch: bool) -> Any:
     auto = torch.export.Dim.AUTO
-    return tuple(dict.fromkeys(sorted(spec.dynamic), auto) for spec in inputs)
+    return tuple({axis: auto for axis in sorted(spec.dynamic) if axis or not fixed_batch} for spec in inputs)

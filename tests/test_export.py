@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify import export
+from phnnify.axes import BATCHES
 from phnnify.errors import ExportError, FileError, ModelError, UsageError
 from phnnify.export import export_onnx
 from phnnify.inputs import random_example, read_inputs
@@ -82,7 +83,7 @@ def test_onnx_runtime_agrees_with_pytorch_for_every_kind_of_layer(case: str, tmp
     layer, spec = LAYERS[case]
     file = export_onnx(layer, tmp_path / "layer.onnx", spec)
     assert file.max_rel_diff < 1e-5
-    assert file.batches == export.BATCHES
+    assert file.batches == BATCHES
 
 
 @pytest.mark.parametrize("opset", [18, 20])
@@ -174,7 +175,7 @@ def test_a_converted_network_of_sequences_takes_any_length_without_being_told(
     torch.manual_seed(0)
     model = phnnify.convert(build(), 2, inputs=inputs, min_share=0).model.eval()
     file = export_onnx(model, tmp_path / "x.onnx", inputs)
-    assert (file.batches, file.note) == (export.BATCHES, None)
+    assert (file.batches, file.note) == (BATCHES, None)
     session = onnxruntime.InferenceSession(file.path)
     for specs in (inputs, others):
         example = random_example(read_inputs(specs), model, seed=3)
@@ -190,7 +191,7 @@ class Stepwise(nn.Module):
 
 def test_a_length_that_torch_cannot_keep_free_is_fixed_and_noted(tmp_path: Path) -> None:
     file = export_onnx(Stepwise(), tmp_path / "x.onnx", "1x6x1")
-    assert (file.batches, file.inputs) == (export.BATCHES, ("1x6x1",))
+    assert (file.batches, file.inputs) == (BATCHES, ("1x6x1",))
     assert file.note
     assert file.note.startswith("In the ONNX file all sizes but those marked in 1x6x1 are fixed: ")
     assert onnxruntime.InferenceSession(file.path).get_inputs()[0].shape[1:] == [6, 1]

@@ -122,6 +122,54 @@ def test_what_a_written_program_takes_keeps_its_free_axes(tmp_path: Path) -> Non
         near(torch.export.load(tmp_path / "a.pt2").module()(x), small.eval()(x))
 
 
+def test_a_length_stays_free_without_being_told(tmp_path: Path) -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
+    write_program(model, tmp_path / "a.pt2", read_inputs("1x5x8"))
+    x = torch.randn(3, 9, 8)
+    near(torch.export.load(tmp_path / "a.pt2").module()(x), model(x))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_converted_recurrent_layers_become_programs_of_any_batch_and_one_length(
+    kind: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    layer = kind(8, 8, batch_first=True, bidirectional=True)
+    small = phnnify.convert(layer, 2, inputs="1x6x8", min_share=0).model.eval()
+    phnnify.save(small, tmp_path / "a.pt2", inputs="1x6x8")
+    program = torch.export.load(tmp_path / "a.pt2")
+    x = torch.randn(5, 6, 8)
+    near(program.module()(x)[0], small(x)[0])
+    assert sum(t.numel() for t in program.state_dict.values()) == sum(p.numel() for p in small.parameters())
+    with pytest.raises(ExportError, match=r"fixed more than it was asked to.*\[1\] == 6"):
+        write_program(small, tmp_path / "b.pt2", read_inputs("1x?6x8"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]
+
+
+class Unrolled(nn.Module):
+    """Its trace holds for one batch size only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([row * i for i, row in enumerate(x)])
+
+
+class Fixed(nn.Module):
+    """It takes one batch size only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(5, 8) + torch.arange(40).reshape(5, 8)
+
+
+@pytest.mark.parametrize(("model", "sizes"), [(Unrolled(), "1x8"), (Fixed(), "5x8")])
+def test_a_batch_that_cannot_be_free_is_fixed_at_the_users(
+    model: nn.Module, sizes: str, tmp_path: Path
+) -> None:
+    (spec,) = read_inputs(sizes)
+    write_program(model, tmp_path / "a.pt2", (spec,))
+    x = torch.randn(spec.shape)
+    near(torch.export.load(tmp_path / "a.pt2").module()(x), model(x))
+
+
 def test_a_program_is_the_same_bytes_each_time_and_holds_no_paths(
     stored: tuple[Path, Net], tmp_path: Path
 ) -> None:

@@ -11,7 +11,8 @@ Each is converted with n = 4 in closed form, without data and with its small wei
 - exact: with all terms, so that nothing is approximated, its main output is the original's to 1e-4.
 - reload: saved as .safetensors and read into a fresh network, it gives the same outputs to the bit.
 - ONNX: it can be exported, and ONNX Runtime agrees with PyTorch at the batch sizes that it takes; `and
-  length`: at other lengths of its sequences too: a shorter one and, where the network takes it, a longer one.
+  length`: at other lengths of its sequences too: a shorter one and, where the network takes it, a longer one;
+  `at one length`: the network takes others, but torch's export does not keep that.
 
 A cell is `yes`, or what went wrong; `upstream:` where the same goes wrong with the original without phnnify,
 `original too:` where it takes phnnify's own checks to find it there. Where less than half is converted, the
@@ -173,7 +174,7 @@ class Checks:
         file = phnnify.export_onnx(model, self.folder / "model.onnx", self.case.specs)
         cell = YES if len(file.batches) > 1 else f"{YES}, at one batch size"
         cell += " and length" if any("?" in text for text in file.inputs) else ""
-        return f"{cell}; {file.note}" if file.note else cell
+        return f"{cell}, at one length" if file.note else cell
 
     def onnx_original(self, model: nn.Module) -> str:
         """Exported by torch alone, and loaded."""

@@ -46,7 +46,7 @@ InputSpecs = Annotated[
         "--input",
         metavar="SPEC",
         help="Example input, repeatable: 1x3x32x32, int64:1x128, name=float32:1x80x100; a leading ? marks "
-        "an axis whose size may vary (axis 0 always may, and in ONNX files lengths of sequences).",
+        "an axis whose size may vary (axis 0 always may; in ONNX and .pt2 files, lengths of sequences too).",
     ),
 ]
 Include = Annotated[
