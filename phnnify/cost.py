@@ -5,7 +5,8 @@ Williams et al. 2009), and a fixed time as an operator:
 
     max(multiplications / speed · (1 + half / rows), bytes / bandwidth) + overhead
 
-where a product of `half` rows runs at half its speed. The composed weight is one such product. In factors it
+where a product of `half` rows runs at half its speed. In PyTorch those of up to 16 rows have numbers of their
+own: they run in another way, and on one thread. The composed weight is one such product. In factors it
 is two: one with S, and a thin one with A, whose result is written and read again, and a sum with the bias; a
 low-rank term is two more. What is written counts twice, since its place is read into the cache first.
 
@@ -21,7 +22,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from phnnify.algebra import Order
-from phnnify.products import filters_first
+from phnnify.products import FEW_ROWS, filters_first
 
 Form = Literal["auto", "factored", "folded"]
 _NUMBER = 4  # bytes
@@ -39,6 +40,7 @@ class Target(NamedTuple):
         half: The rows at which a matrix product reaches half that speed.
         overhead: Seconds of a step that does nothing, with the reshaping around it.
         cache: Weights of so many bytes stay in the processor's cache between two runs.
+        few: Speed and half instead, for products of up to 16 rows (`products.FEW_ROWS`).
     """
 
     speed: float
@@ -46,9 +48,10 @@ class Target(NamedTuple):
     half: float
     overhead: float
     cache: float = 4 * 2**20
+    few: tuple[float, float] | None = None
 
 
-PYTORCH = Target(speed=28e9, bandwidth=20e9, half=2, overhead=20e-6)
+PYTORCH = Target(speed=48e9, bandwidth=20e9, half=29, overhead=20e-6, few=(28e9, 2))
 ONNX = Target(speed=45e9, bandwidth=20e9, half=2, overhead=3e-6)
 
 
@@ -70,7 +73,8 @@ class Step(NamedTuple):
     def time(self, positions: int, target: Target) -> float:
         """Seconds."""
         rows = self.rows * positions
-        arithmetic = self.weights * (rows + target.half) / target.speed
+        speed, half = (rows <= FEW_ROWS and target.few) or (target.speed, target.half)
+        arithmetic = self.weights * (rows + half) / speed
         traffic = self.weights + (self.reads + 2 * self.writes) * positions
         kept = _NUMBER * self.weights <= target.cache
         bandwidth = target.bandwidth * (_CACHED if kept else 1)

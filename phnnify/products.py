@@ -22,7 +22,7 @@ from torch import Tensor
 from phnnify.algebra import Order
 
 _NARROW = 16  # columns
-_FEW_ROWS = 16  # up to here torch keeps a matrix product to one thread (measured, MKL)
+FEW_ROWS = 16  # up to here torch keeps a matrix product to one thread (measured, MKL)
 _FEW_NUMBERS = 2**16  # filters that one thread reads sooner than several are told to
 
 
@@ -200,7 +200,7 @@ def _product(z: Tensor, filters: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.compiler.is_compiling():
         return F.linear(z, filters, bias)
     flat = z.reshape(-1, z.shape[-1])
-    if flat.shape[0] > _FEW_ROWS or filters.numel() <= _FEW_NUMBERS or not flat.is_cpu:
+    if flat.shape[0] > FEW_ROWS or filters.numel() <= _FEW_NUMBERS or not flat.is_cpu:
         y = F.linear(flat, filters, bias)
     else:
         y = _product_of_few(flat, filters)
