@@ -51,7 +51,7 @@ class Target(NamedTuple):
     few: tuple[float, float] | None = None
 
 
-PYTORCH = Target(speed=48e9, bandwidth=20e9, half=29, overhead=20e-6, few=(28e9, 2))
+PYTORCH = Target(speed=48e9, bandwidth=20e9, half=29, overhead=30e-6, few=(28e9, 2))
 ONNX = Target(speed=45e9, bandwidth=20e9, half=2, overhead=3e-6)
 
 
