@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
-from phnnify.errors import ModelError
+from phnnify.errors import ExportError, ModelError
 from phnnify.inputs import Example, InputSpec, random_example
 from phnnify.measure import forward
 
@@ -20,6 +22,7 @@ BATCHES = (2, 3)  # exported with the first (torch.export treats a size of 1 as 
 _SEQUENCE_AXES = 3  # no input of more is one of sequences
 Specs = tuple[InputSpec, ...]
 Change = Callable[[int], int]
+_Written = TypeVar("_Written")
 
 
 def with_free_axes(model: nn.Module, specs: Sequence[InputSpec]) -> Specs:
@@ -37,7 +40,43 @@ def with_free_axes(model: nn.Module, specs: Sequence[InputSpec]) -> Specs:
     return found
 
 
-def attempts(model: nn.Module, specs: Specs) -> Iterator[tuple[Specs, Sequence[int]]]:
+def first_written(
+    model: nn.Module, specs: Specs, write: Callable[[Specs, Sequence[int]], _Written]
+) -> tuple[_Written, str | None]:
+    """What `write` makes of the freest inputs for which it can, and what stays fixed only for torch's sake.
+
+    A trace may turn out to hold for one size only: then the axes that were marked are tried, and last a fixed
+    batch.
+
+    Args:
+        model: It runs as it is, a few times, on random inputs.
+        specs: What it takes, and what must stay free.
+        write: Of the inputs and the batch sizes to check with; of one batch size, a fixed one.
+
+    Returns:
+        What it made; and why it could not with freer lengths, where it could not.
+
+    Raises:
+        ExportError: that of the last attempt.
+    """
+    failed: list[ExportError] = []
+    for given, batches in _attempts(model, specs):
+        try:
+            written = write(given, batches)
+        except ExportError as error:
+            failed.append(error)
+        else:
+            return written, str(failed[0]) if failed and given == specs else None
+    raise failed[-1]
+
+
+def free_axes(specs: Specs, batches: Sequence[int]) -> list[dict[int, Any]]:
+    """For torch.export, the axes of each input that may vary. It finds out which do so together."""
+    axes = [[axis for axis in sorted(spec.dynamic) if axis or len(batches) > 1] for spec in specs]
+    return [dict.fromkeys(each, torch.export.Dim.AUTO) for each in axes]
+
+
+def _attempts(model: nn.Module, specs: Specs) -> Iterator[tuple[Specs, Sequence[int]]]:
     """Inputs and batch sizes with which to export, from the freest on; one batch size is a fixed one."""
     both = all(runs(model, specs, batch) for batch in BATCHES)
     freest = with_free_axes(model, specs)

@@ -5,7 +5,7 @@ Williams et al. 2009), and a fixed time as an operator:
 
     max(multiplications / speed · (1 + half / rows), bytes / bandwidth) + overhead
 
-where a product of `half` rows runs at half its speed. In PyTorch those of up to 16 rows have numbers of their
+where a product of `half` rows runs at half its speed. In PyTorch those of up to 16 rows have a speed of their
 own: they run in another way, and on one thread. The composed weight is one such product. In factors it
 is two: one with S, and a thin one with A, whose result is written and read again, and a sum with the bias; a
 low-rank term is two more. What is written counts twice, since its place is read into the cache first.
@@ -73,7 +73,7 @@ class Step(NamedTuple):
     def time(self, positions: int, target: Target) -> float:
         """Seconds."""
         rows = self.rows * positions
-        speed, half = (rows <= FEW_ROWS and target.few) or (target.speed, target.half)
+        speed, half = target.few if target.few and rows <= FEW_ROWS else (target.speed, target.half)
         arithmetic = self.weights * (rows + half) / speed
         traffic = self.weights + (self.reads + 2 * self.writes) * positions
         kept = _NUMBER * self.weights <= target.cache

@@ -15,13 +15,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from phnnify.axes import Specs, attempts, examples
+from phnnify.axes import Specs, examples, first_written, free_axes
 from phnnify.errors import ExportError, UsageError
 from phnnify.files import check_target, replacing
 from phnnify.forms import FORMS, ExportForm, set_form_, with_dense_layers_
@@ -30,7 +31,6 @@ from phnnify.hyper.network import name_arguments_
 from phnnify.inputs import (
     Example,
     Inputs,
-    InputSpec,
     describe,
     random_example,
     read_inputs,
@@ -121,26 +121,15 @@ def export_onnx(
         model = with_dense_layers_(model)
     else:
         set_form_(model, form, specs, batch=batch, target="onnx")
-    failed: list[ExportError] = []
-    for given, batches in attempts(model, specs):
-        try:
-            file = _written(path, model, given, batches, opset, seed)
-        except ExportError as error:  # a trace may turn out to hold for one size only
-            failed.append(error)
-        else:
-            return replace(file, note=_note(specs, given, failed))
-    raise failed[-1]
-
-
-def _note(specs: Specs, given: Specs, failed: Sequence[ExportError]) -> str | None:
-    """What is fixed only because torch cannot keep it free."""
-    if not failed or given != specs:
-        return None
-    return f"In the ONNX file all sizes but those marked in {describe(specs)} are fixed: {failed[0]}."
+    file, reason = first_written(model, specs, partial(_written, path, model, opset, seed))
+    if reason is None:
+        return file
+    note = f"In the ONNX file all sizes but those marked in {describe(specs)} are fixed: {reason}."
+    return replace(file, note=note)
 
 
 def _written(
-    path: Path, model: nn.Module, specs: Specs, batches: Sequence[int], opset: int, seed: int
+    path: Path, model: nn.Module, opset: int, seed: int, specs: Specs, batches: Sequence[int]
 ) -> OnnxFile:
     """Export with the first batch size, write, and check with all of them; one batch size is a fixed one."""
     program = _traced(model, specs, batches, opset, seed)
@@ -163,7 +152,7 @@ def _written(
 
 
 def _traced(
-    model: nn.Module, specs: Sequence[InputSpec], batches: Sequence[int], opset: int, seed: int
+    model: nn.Module, specs: Specs, batches: Sequence[int], opset: int, seed: int
 ) -> torch.onnx.ONNXProgram:
     example = random_example(specs, model, seed=seed, batch=batches[0])
     try:
@@ -173,7 +162,7 @@ def _traced(
                 example.args,
                 kwargs=example.kwargs,
                 dynamo=True,
-                dynamic_shapes=_dynamic_shapes(model, specs, fixed_batch=len(batches) == 1),
+                dynamic_shapes=_dynamic_shapes(model, specs, batches),
                 opset_version=opset,
                 optimize=False,
                 verbose=False,
@@ -189,10 +178,9 @@ def _traced(
     return program
 
 
-def _dynamic_shapes(model: nn.Module, specs: Sequence[InputSpec], *, fixed_batch: bool) -> dict[str, Any]:
-    """What torch.export wants to know: which axes of each argument may vary. It finds out which together."""
-    auto = torch.export.Dim.AUTO
-    axes = [{axis: auto for axis in sorted(spec.dynamic) if axis or not fixed_batch} for spec in specs]
+def _dynamic_shapes(model: nn.Module, specs: Specs, batches: Sequence[int]) -> dict[str, Any]:
+    """By argument, the axes that may vary."""
+    axes = free_axes(specs, batches)
     positional = [shape for spec, shape in zip(specs, axes, strict=True) if spec.name is None]
     named = {spec.name: shape for spec, shape in zip(specs, axes, strict=True) if spec.name is not None}
     return dict(inspect.signature(model.forward).bind(*positional, **named).arguments)

@@ -15,13 +15,14 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from phnnify.axes import Specs, attempts, examples
+from phnnify.axes import Specs, examples, first_written, free_axes
 from phnnify.errors import ExportError, FileError, ModelError, UntrustedError, UsageError
 from phnnify.files import replacing
 from phnnify.hyper.network import name_arguments_
@@ -232,19 +233,13 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
     model = without_cache_(evaluation_copy(model))
     name_arguments_(model)
     inputs = with_conditioning(inputs, model)
-    failed: list[ExportError] = []
-    for given, batches in attempts(model, inputs):
-        try:
-            return _write(model, path, given, batches, seed)
-        except ExportError as error:  # a trace may turn out to hold for one size only
-            failed.append(error)
-    raise failed[-1]
+    first_written(model, inputs, partial(_write, path, model, seed))
 
 
-def _write(model: nn.Module, path: Path, inputs: Specs, batches: Sequence[int], seed: int) -> None:
+def _write(path: Path, model: nn.Module, seed: int, inputs: Specs, batches: Sequence[int]) -> None:
     """Capture with the first batch size, write, and check with all of them; one batch size is a fixed one."""
     example = random_example(inputs, model, seed=seed, batch=batches[0])
-    free = _free_axes(inputs, fixed_batch=len(batches) == 1)
+    free = tuple(free_axes(inputs, batches))
     try:
         with quiet():
             program = torch.export.export(
@@ -293,8 +288,3 @@ def _check(path: Path, model: nn.Module, questions: Iterable[Example]) -> None:
 
 def _tensors(output: Any) -> list[Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def _free_axes(inputs: Sequence[InputSpec], *, fixed_batch: bool) -> Any:
-    auto = torch.export.Dim.AUTO
-    return tuple({axis: auto for axis in sorted(spec.dynamic) if axis or not fixed_batch} for spec in inputs)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from phnnify.axes import other_sizes, runs, with_free_axes
+from phnnify.axes import BATCHES, Specs, first_written, free_axes, other_sizes, runs, with_free_axes
+from phnnify.errors import ExportError
 from phnnify.inputs import read_inputs
 
 
@@ -56,3 +59,30 @@ def test_other_sizes_are_shorter_and_longer_where_the_network_takes_them() -> No
 def test_a_network_runs_on_what_it_takes_and_on_nothing_else() -> None:
     assert runs(nn.Linear(16, 4), read_inputs("1x16"), 5)
     assert not runs(nn.Linear(16, 4), read_inputs("1x15"))
+
+
+def test_the_freest_form_that_can_be_written_is_and_says_what_failed() -> None:
+    (given,), tried = read_inputs("1x6x4"), []
+
+    def write(specs: Specs, batches: Sequence[int]) -> str:
+        tried.append((str(specs[0]), tuple(batches)))
+        if len(tried) <= failures:
+            raise ExportError(f"attempt {len(tried)}")
+        return tried[-1][0]
+
+    wanted = [("1x?6x4", BATCHES), ("1x6x4", BATCHES), ("1x?6x4", (1,)), ("1x6x4", (1,))]
+    results = [("1x?6x4", None), ("1x6x4", "attempt 1"), ("1x?6x4", None), ("1x6x4", "attempt 1")]
+    for failures in range(4):
+        tried.clear()
+        assert first_written(nn.LSTM(4, 8, batch_first=True), (given,), write) == results[failures]
+        assert tried == wanted[: failures + 1]
+    tried.clear()
+    failures = 4
+    with pytest.raises(ExportError, match="attempt 4"):
+        first_written(nn.LSTM(4, 8, batch_first=True), (given,), write)
+
+
+def test_the_free_axes_are_the_marked_ones_and_the_batch_unless_it_is_fixed() -> None:
+    specs = read_inputs(["1x?6x4", "1x3"])
+    assert [list(axes) for axes in free_axes(specs, BATCHES)] == [[0, 1], [0]]
+    assert [list(axes) for axes in free_axes(specs, (1,))] == [[1], []]

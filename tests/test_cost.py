@@ -34,6 +34,12 @@ def test_half_the_speed_is_reached_at_so_many_rows() -> None:
     assert Step(100, 1, 0, 0).time(12, target) == 2 * (100 * 12 / 100)
 
 
+def test_products_of_few_rows_may_have_a_speed_of_their_own() -> None:
+    target = Target(speed=100.0, bandwidth=1e9, half=12.0, overhead=0.0, few=(50.0, 4.0))
+    assert Step(100, 1, 0, 0).time(16, target) == 100 * (16 + 4) / 50
+    assert Step(100, 1, 0, 0).time(17, target) == 100 * (17 + 12) / 100
+
+
 @pytest.mark.parametrize(
     ("order", "kernel"),
     [(Order(4, 4, 4), ()), (Order(4, 4, 2, 3), (3, 3)), (Order(32, 2, 2), ()), (Order.low_rank(5), ())],

@@ -288,13 +288,20 @@ def test_a_fixed_batch_is_reported_as_the_only_one_checked(tmp_path: Path) -> No
 
 
 def test_a_trace_that_depends_on_the_batch_is_made_at_the_users_batch(tmp_path: Path) -> None:
-    class Unrolled(nn.Module):
+    class Unrolled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.stack([row * i for i, row in enumerate(x)])
+            return torch.stack([super(Unrolled, self).forward(row) * i for i, row in enumerate(x)])
 
-    file = export_onnx(Unrolled(), tmp_path / "x.onnx", "1x8")
+    file = export_onnx(Unrolled(8, 8), tmp_path / "x.onnx", "1x8")
     assert file.batches == (1,)
-    assert onnxruntime.InferenceSession(file.path).get_inputs()[0].shape[0] == 1
+    assert onnxruntime.InferenceSession(file.path).get_inputs()[0].shape == [1, 8]
+
+
+def test_features_stay_free_where_a_network_takes_any_number_of_them(tmp_path: Path) -> None:
+    file = export_onnx(nn.ReLU(), tmp_path / "x.onnx", "1x8")
+    assert file.inputs == ("1x?8",)
+    out = onnxruntime.InferenceSession(file.path).run(None, {"input": -np.ones((2, 5), np.float32)})[0]
+    np.testing.assert_array_equal(out, np.zeros((2, 5)))
 
 
 def test_an_export_without_inputs_is_refused(tmp_path: Path) -> None:

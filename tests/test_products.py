@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from phnnify import products
 from phnnify.algebra import Factors, Order, compose
 from phnnify.products import filters_first, multiplications, multiply, multiply_channels
 from tests.kronecker_sums import kron_sum
@@ -40,7 +41,11 @@ def dense(factors: Factors) -> torch.Tensor:
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("lead", [(), (1,), (3,), (0,), (2, 5), (2, 0, 3), (40,)])
-def test_multiply_is_the_dense_product(lead: tuple[int, ...], order: Order) -> None:
+@pytest.mark.parametrize("parted", [False, True], ids=["whole", "in parts"])
+def test_multiply_is_the_dense_product(
+    parted: bool, lead: tuple[int, ...], order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_FEW_NUMBERS", 0 if parted else 1 << 16)
     factors = factors_of(order, 20, 21)
     x = torch.randn(*lead, 21, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(multiply(x, *factors), x @ dense(factors).t())

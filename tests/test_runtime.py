@@ -97,3 +97,10 @@ def test_the_size_counts_tensors_that_lie_beside(tmp_path: Path, monkeypatch: py
 def test_the_graph_that_is_really_run_can_be_kept(scaled: Path, tmp_path: Path) -> None:
     open_session(scaled, optimized=tmp_path / "run.onnx")
     assert [node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node]
+
+
+def test_the_threads_of_a_session_rest_between_runs(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    export_onnx(nn.Linear(4, 2), path, "1x4")
+    options = open_session(path).get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"

@@ -8,8 +8,8 @@ saves arithmetic. Prints dense time / converted time (above 1 the converted netw
 0.97), the sizes of the ONNX files, and load time / that of the dense file, all layers folded (at most 3).
 The converted file is made for the batch (`--form auto`). For batch 1 also both files in int8 (networks of
 convolutions calibrated, on the example): size, and time of dense float32 / time of int8, dense → converted.
-Finished cells are kept in
-results/networks_speed.jsonl; cells given as arguments are measured alone, and not kept.
+Finished cells are kept in results/networks_speed.jsonl; cells given as arguments are measured alone, and not
+kept.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def measured(cell: str) -> dict[str, Any]:
             f"PyTorch {kind}": partial(model, *example.args) for kind, model in models.items()
         }
         if batch == "1":
-            files.add_int8(example, convolutions=any(isinstance(m, nn.Conv2d) for m in list(dense.modules())))
+            files.add_int8(example, convolutions=any(isinstance(m, nn.Conv2d) for m in dense.modules()))
         for file in sorted(files.found.keys() - {"folded"}):
             kind = file.replace("auto", "converted")
             calls[f"ONNX Runtime {kind}"] = prepared(files.session(file), example.args)
@@ -154,12 +154,10 @@ def show(row: dict[str, Any]) -> None:
     cells += [f"{row['loading']:.2f}: {verdict(row['loading'] <= MOST_LOADING)}"]
     if "auto int8" in sizes:
         cells += [f"{sizes['dense int8'] / 1e6:.2f} → {sizes['auto int8'] / 1e6:.2f}"]
-        times = row["milliseconds"]
-        ratios = [
-            times["ONNX Runtime dense"] / times[f"ONNX Runtime {kind} int8"]
-            for kind in ("dense", "converted")
-        ]
-        cells += [" → ".join(f"{ratio:.2f}" for ratio in ratios)]
+        dense, *smaller = (
+            row["milliseconds"][f"ONNX Runtime {kind}"] for kind in ("dense", "dense int8", "converted int8")
+        )
+        cells += [" → ".join(f"{dense / time:.2f}" for time in smaller)]
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
