@@ -670,3 +670,17 @@ def test_a_composed_weight_is_kept_with_a_fixed_algebra_too(composing: list[None
     with torch.no_grad():
         layer.S.mul_(2)
     assert not torch.equal(layer(x), first)
+
+
+class Negated(nn.Module):
+    def forward(self, bias: Tensor) -> Tensor:
+        return -bias
+
+
+def test_a_parametrized_bias_is_the_one_that_counts() -> None:
+    layer = PHMLinear(8, 8, n=2).eval()
+    x, bias = torch.randn(3, 8), layer.bias.detach().clone()
+    with torch.no_grad():
+        before = layer(x)
+        nn.utils.parametrize.register_parametrization(layer, "bias", Negated())
+        torch.testing.assert_close(layer(x), before - 2 * bias)
