@@ -679,6 +679,7 @@ class Negated(nn.Module):
 
 def test_a_parametrized_bias_is_the_one_that_counts() -> None:
     layer = PHMLinear(8, 8, n=2).eval()
+    assert layer.bias is not None
     x, bias = torch.randn(3, 8), layer.bias.detach().clone()
     with torch.no_grad():
         before = layer(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
+from phnnify.quantizing.initializers import put_back
 from phnnify.quantizing.storage import rounded, store
 from phnnify.runtime import open_session
 from tests.onnx_graphs import Array, draw, graph, output
@@ -83,3 +85,11 @@ def test_the_runtime_turns_them_back_when_it_loads(tmp_path: Path) -> None:
     open_session(small.SerializeToString(), optimized=tmp_path / "run.onnx")
     found = Counter(node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node)
     assert found == {"Gemm": 1, "Mul": 1, "Add": 1}  # one product, no Cast
+
+
+def test_constants_are_replaced_all_at_once_since_protobuf_keeps_what_is_dropped() -> None:
+    small = model()
+    with patch("phnnify.quantizing.storage.put_back", wraps=put_back) as called:
+        store(small, "int8")
+    assert called.call_count == 1
+    assert set(called.call_args.args[2]) >= {"W q", "W s", "b h"}

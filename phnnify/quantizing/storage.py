@@ -33,17 +33,21 @@ def store(model: onnx.ModelProto, kind: str) -> None:
     import onnx
     from onnx import numpy_helper
 
-    for tensor in list(model.graph.initializer):
+    stored: list[onnx.NodeProto] = []
+    made: dict[str, onnx.TensorProto] = {}
+    for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _FEW:
             continue
         value = numpy_helper.to_array(tensor)
         if kind == "int8" and value.size >= _MANY and value.ndim > 1:
-            nodes, made = _as_whole_numbers(tensor.name, value)
+            nodes, arrays = _as_whole_numbers(tensor.name, value)
         elif _fits_half(value):
-            nodes, made = _as_half(tensor.name, value)
+            nodes, arrays = _as_half(tensor.name, value)
         else:
             continue
-        put_back(model, nodes, {name: numpy_helper.from_array(array, name) for name, array in made.items()})
+        stored = [*nodes, *stored]
+        made |= {name: numpy_helper.from_array(array, name) for name, array in arrays.items()}
+    put_back(model, stored, made)  # once: protobuf keeps the memory of what was dropped, each time anew
 
 
 def rounded(value: Array) -> tuple[Array, Array]:
