@@ -122,7 +122,7 @@ def convert(
     data_options: DataOptions | None = None,
     distill: Recipe | None = None,
     files: RunFiles | None = None,
-    before_distillation: Callable[[Result], None] | None = None,
+    before_distillation: Callable[[Result], object] | None = None,
     seed: int = 0,
     watch: Watcher | None = None,
 ) -> Result:

@@ -26,7 +26,7 @@ from phnnify.axes import Specs, examples, first_written, free_axes
 from phnnify.errors import ExportError, FileError, ModelError, UntrustedError, UsageError
 from phnnify.files import replacing
 from phnnify.hyper.network import name_arguments_
-from phnnify.inputs import Example, InputSpec, random_example, with_conditioning
+from phnnify.inputs import Example, InputSpec, describe, random_example, with_conditioning
 from phnnify.measure import evaluation_copy, first_line, forward, without_cache_
 from phnnify.opened.graph import with_layers
 from phnnify.quiet import quiet
@@ -213,7 +213,7 @@ def _inputs_of(program: torch.export.ExportedProgram) -> tuple[InputSpec, ...]:
     return tuple(specs)
 
 
-def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, seed: int = 0) -> None:
+def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, seed: int = 0) -> str | None:
     """Write a network as a program that plain torch loads and runs, without the network's or our classes.
 
     Args:
@@ -222,6 +222,9 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
         inputs: What the network takes; the axes marked with `?` stay free, and axis 0 and the lengths of
             sequences (`axes`) where torch can keep them so. That of recurrent layers, unrolled, is fixed.
         seed: For the random example.
+
+    Returns:
+        Which sizes are fixed in the program although they are not in the network, and why.
 
     Raises:
         UsageError: it is not known what the network takes.
@@ -233,11 +236,30 @@ def write_program(model: nn.Module, path: Path, inputs: Sequence[InputSpec], *, 
     model = without_cache_(evaluation_copy(model))
     name_arguments_(model)
     inputs = with_conditioning(inputs, model)
-    first_written(model, inputs, partial(_write, path, model, seed))
+    fixed_batch, reason = first_written(model, inputs, partial(_write, path, model, seed))
+    return _note(model, inputs, fixed_batch, reason)
 
 
-def _write(path: Path, model: nn.Module, seed: int, inputs: Specs, batches: Sequence[int]) -> None:
-    """Capture with the first batch size, write, and check with all of them; one batch size is a fixed one."""
+def _note(model: nn.Module, inputs: Specs, fixed_batch: int | None, reason: str | None) -> str | None:
+    """What a reader should know about the sizes that a program takes."""
+    sentences = []
+    if reason and any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        reason = "torch.export unrolls recurrent layers; an ONNX file can take any length"
+    if reason:
+        sizes = f"those marked in {describe(inputs)} are fixed: {reason}"
+        batch = "the batch and " if fixed_batch is None else ""
+        sentences.append(f"The .pt2 file takes that one length only; all sizes but {batch}{sizes}.")
+    if fixed_batch is not None:
+        sentences.append(f"The .pt2 file takes batches of {fixed_batch} only.")
+    return " ".join(sentences) or None
+
+
+def _write(path: Path, model: nn.Module, seed: int, inputs: Specs, batches: Sequence[int]) -> int | None:
+    """Capture with the first batch size, write, and check with all of them; one batch size is a fixed one.
+
+    Returns:
+        That one, where it is.
+    """
     example = random_example(inputs, model, seed=seed, batch=batches[0])
     free = tuple(free_axes(inputs, batches))
     try:
@@ -255,6 +277,7 @@ def _write(path: Path, model: nn.Module, seed: int, inputs: Specs, batches: Sequ
         with quiet():
             torch.export.save(program, str(temporary))
         _check(temporary, model, examples(model, inputs, batches, seed))
+    return batches[0] if len(batches) == 1 else None
 
 
 def _forget_sources(graph_module: nn.Module) -> None:

@@ -157,7 +157,12 @@ def show_onnx(onnx: OnnxFile) -> None:
     """One line about a checked ONNX file, and its note."""
     Console().print(_onnx_line(onnx), soft_wrap=True)
     if onnx.note:
-        Console().print(Text(f"note: {onnx.note}"), soft_wrap=True)
+        show_note(onnx.note)
+
+
+def show_note(note: str) -> None:
+    """What to know about a file that was written."""
+    Console().print(Text(f"note: {note}"), soft_wrap=True)
 
 
 def show_hyper(found: Mapping[str, Any]) -> None:

@@ -109,10 +109,10 @@ class Report:
         rows = [layer for layer in self.layers if layer.status == "converted"]
         return Change(sum(r.params_before for r in rows), sum(r.params_after for r in rows))
 
-    def with_files(self, sizes: Change, onnx: OnnxFile | None = None) -> Report:
-        """The report once files are written."""
-        notes = (*self.notes, onnx.note) if onnx and onnx.note else self.notes
-        return replace(self, bytes=sizes, onnx=onnx, notes=notes)
+    def with_files(self, sizes: Change, onnx: OnnxFile | None = None, note: str | None = None) -> Report:
+        """The report once files are written; `note` is what to know about the model file."""
+        more = [each for each in (note, onnx.note if onnx else None) if each]
+        return replace(self, bytes=sizes, onnx=onnx, notes=(*self.notes, *more))
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON form."""

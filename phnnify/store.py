@@ -53,7 +53,7 @@ def save(
     *,
     original: str | Path | None = None,
     inputs: Inputs | None = None,
-) -> None:
+) -> str | None:
     """Write a converted network or a hypernetwork, all or nothing. Same network, same bytes.
 
     Args:
@@ -67,6 +67,9 @@ def save(
             preprocessor, README) are copied.
         inputs: For a `.pt2` file, a program that plain torch runs: what the network takes.
 
+    Returns:
+        What to know about the file, such as that a `.pt2` takes one length only; mostly nothing.
+
     Raises:
         UsageError: the ending says none of these, or there are no inputs.
         FileError: the file cannot be written, or the module cannot be pickled.
@@ -74,14 +77,15 @@ def save(
     """
     path = Path(path)
     check_ending(path, model)
+    if path.suffix == PROGRAM:
+        return write_program(model, path, read_inputs(inputs))
     if path.suffix in PICKLED:
         _save_module(model, path)
-    elif path.suffix == PROGRAM:
-        write_program(model, path, read_inputs(inputs))
     elif path.suffix in ENDINGS:
         _save_tensors(model, path, _metadata(model, plan))
     else:
         _save_folder(model, path, plan or plan_of(model), Path(original) if original else None)
+    return None
 
 
 def check_ending(path: Path, model: nn.Module | None = None) -> None:

@@ -473,6 +473,19 @@ def test_a_program_goes_in_and_out_and_torch_alone_runs_it() -> None:
     assert [layer["flops"] is None for layer in json.loads(shown)["layers"]] == [False, False]
 
 
+def test_one_length_of_a_program_is_said_in_the_report_and_on_the_terminal() -> None:
+    torch.save(nn.LSTM(8, 8, batch_first=True), "lstm.pt")
+    said = "The .pt2 file takes that one length only"
+    arguments = ("lstm.pt", "--min-share", 0, "--input", "1x6x8")
+    shown = done(command("convert", *arguments, "-o", "a.pt2", "--report", "a.json", "--report", "a.md"))
+    assert said in " ".join(shown.out.split())
+    assert said in json.loads(Path("a.json").read_text())["notes"][-1]
+    assert said in Path("a.md").read_text()
+    assert said in done(command("export", "lstm.pt", "--pt2", "b.pt2", "--input", "1x6x8")).out
+    found = done(command("export", "lstm.pt", "--pt2", "c.pt2", "--input", "1x6x8", "--json")).out
+    assert json.loads(found)["pt2_note"].startswith(said)
+
+
 def test_weights_go_out_as_a_program_where_their_input_is_known() -> None:
     failed(convert("-o", "x.pt2"), 2, "a .pt2 file needs an example input", "--input")
     done(convert("-o", "x.pt2", "--input", "1x16"))

@@ -124,7 +124,7 @@ def test_what_a_written_program_takes_keeps_its_free_axes(tmp_path: Path) -> Non
 
 def test_a_length_stays_free_without_being_told(tmp_path: Path) -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
-    write_program(model, tmp_path / "a.pt2", read_inputs("1x5x8"))
+    assert write_program(model, tmp_path / "a.pt2", read_inputs("1x5x8")) is None
     x = torch.randn(3, 9, 8)
     near(torch.export.load(tmp_path / "a.pt2").module()(x), model(x))
 
@@ -136,7 +136,11 @@ def test_converted_recurrent_layers_become_programs_of_any_batch_and_one_length(
     torch.manual_seed(0)
     layer = kind(8, 8, batch_first=True, bidirectional=True)
     small = phnnify.convert(layer, 2, inputs="1x6x8", min_share=0).model.eval()
-    phnnify.save(small, tmp_path / "a.pt2", inputs="1x6x8")
+    note = phnnify.save(small, tmp_path / "a.pt2", inputs="1x6x8")
+    assert note == (
+        "The .pt2 file takes that one length only; all sizes but the batch and those marked in 1x6x8 are "
+        "fixed: torch.export unrolls recurrent layers; an ONNX file can take any length."
+    )
     program = torch.export.load(tmp_path / "a.pt2")
     x = torch.randn(5, 6, 8)
     near(program.module()(x)[0], small(x)[0])
@@ -144,6 +148,22 @@ def test_converted_recurrent_layers_become_programs_of_any_batch_and_one_length(
     with pytest.raises(ExportError, match=r"fixed more than it was asked to.*\[1\] == 6"):
         write_program(small, tmp_path / "b.pt2", read_inputs("1x?6x8"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]
+
+
+class Stepwise(nn.Module):
+    """Its trace holds for one length only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, i] * i for i in range(x.shape[1])], 1)
+
+
+def test_any_length_that_torch_fixes_is_noted_with_its_reason(tmp_path: Path) -> None:
+    note = write_program(Stepwise(), tmp_path / "a.pt2", read_inputs("1x6x1"))
+    assert note
+    assert note.startswith(
+        "The .pt2 file takes that one length only; all sizes but the batch and those marked in 1x6x1 are "
+        "fixed: torch.export fixed more than it was asked to"
+    )
 
 
 class Unrolled(nn.Module):
@@ -165,7 +185,8 @@ def test_a_batch_that_cannot_be_free_is_fixed_at_the_users(
     model: nn.Module, sizes: str, tmp_path: Path
 ) -> None:
     (spec,) = read_inputs(sizes)
-    write_program(model, tmp_path / "a.pt2", (spec,))
+    note = write_program(model, tmp_path / "a.pt2", (spec,))
+    assert f"The .pt2 file takes batches of {spec.shape[0]} only." in (note or "")
     x = torch.randn(spec.shape)
     near(torch.export.load(tmp_path / "a.pt2").module()(x), model(x))
 

@@ -67,10 +67,10 @@ def export(
     with at_work(quiet=quiet or as_json) as watch:
         watch(f"reading {model.name}", 0, 0)
         network = sources.read_any(model, arch=arch, trust=trust)
-        checked = None
+        checked = note = None
         if pt2:
             watch(f"exporting {pt2.name}", 0, 0)
-            store.save(network, pt2, inputs=specs)
+            note = store.save(network, pt2, inputs=specs)
         if onnx:
             watch(f"exporting {onnx.name}", 0, 0)
             checked = write_onnx(
@@ -79,10 +79,16 @@ def export(
                 form=form, batch=batch, opset=opset, seed=seed,
             )  # fmt: skip
     if as_json:
-        found = {"onnx": asdict(checked) if checked else None, "pt2": str(pt2) if pt2 else None}
+        found = {
+            "onnx": asdict(checked) if checked else None,
+            "pt2": str(pt2) if pt2 else None,
+            "pt2_note": note,
+        }
         typer.echo(json.dumps({"phnnify": __version__, **found}, indent=2))
     elif not quiet:
         if checked:
             render.show_onnx(checked)
+        if note:
+            render.show_note(note)
         if pt2:
             render.say(f"wrote {pt2}")

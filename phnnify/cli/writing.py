@@ -98,21 +98,25 @@ def at_work(*, quiet: bool) -> Iterator[Watcher]:
         yield watch
 
 
-def save_network(result: Result, target: Path, folder: Path) -> None:
+def save_network(result: Result, target: Path, folder: Path) -> str | None:
     """Write the converted network and its plan, if this is the process that writes.
 
     Args:
         result: What to write.
         target: Where to.
         folder: What it was read from; where that is a folder, its small files go along.
+
+    Returns:
+        What to know about the file, if anything.
     """
     from phnnify import store
     from phnnify.measure import copied
 
-    if is_first():
-        original = folder if folder.is_dir() else None
-        network = copied(result.model, {}).cpu()
-        store.save(network, target, result.plan, original=original, inputs=result.inputs)
+    if not is_first():
+        return None
+    original = folder if folder.is_dir() else None
+    network = copied(result.model, {}).cpu()
+    return store.save(network, target, result.plan, original=original, inputs=result.inputs)
 
 
 def save_final(result: Result, target: Path, before: int, folder: Path, watch: Watcher) -> Report:
@@ -122,10 +126,10 @@ def save_final(result: Result, target: Path, before: int, folder: Path, watch: W
     from phnnify.report import Change
 
     watch(f"writing {target.name}", 0, 0)
-    save_network(result, target, folder)
+    note = save_network(result, target, folder)
     if result.report.distillation:
         remove_checkpoint(_checkpoint_of(target))
-    return result.report.with_files(Change(before, store.size_of(target)))
+    return result.report.with_files(Change(before, store.size_of(target)), note=note)
 
 
 @dataclass(frozen=True)
