@@ -16,7 +16,7 @@ from phnnify.errors import ModelError
 from phnnify.inputs import InputSpec, random_example
 from phnnify.measure import evaluation_copy, forward
 from phnnify.opened import open_modules
-from phnnify.opened.bare import LINEAR, Held, is_turn, plainly, use_of
+from phnnify.opened.bare import LINEAR, SEVERAL, Held, Use, is_choice, is_fact, is_turn, plainly, use_of
 from phnnify.rules import is_unknown
 
 
@@ -55,12 +55,23 @@ def functional_weights(model: nn.Module, inputs: Sequence[InputSpec], *, seed: i
 
 
 class _Record(nn.Module):
-    """Stands where a layer would: the weight, and the forms in which it was used; None for any other."""
+    """Stands where a layer would: the weight, and the forms in which it was used; None for any other.
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    Args:
+        weight: A parameter, or a matrix of one.
+        whole: Stands for that parameter, where `weight` is one of several matrices.
+    """
+
+    def __init__(self, weight: torch.Tensor, whole: _Record | None = None) -> None:
         super().__init__()
         self.weight = weight
-        self.uses: set[str | None] = set()
+        self.uses: set[str | None] = whole.uses if whole else set()
+        self.is_part = whole is not None
+
+    def note(self, use: Use | None) -> None:
+        """Keep how it was used."""
+        form = use.form if use else None
+        self.uses.add(SEVERAL.get(form) if self.is_part and form else form)
 
 
 class _Watched(Held):
@@ -70,7 +81,7 @@ class _Watched(Held):
     def __torch_function__(
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if is_turn(func, args):
+        if is_turn(func, args) or is_choice(func, args) or is_fact(func):
             return super().__torch_function__(func, types, args, kwargs)
         kwargs = kwargs or {}
         use = use_of(func, args, kwargs)
@@ -78,8 +89,23 @@ class _Watched(Held):
         if _has_tensors(result):  # else it was asked for its shape, device and the like
             for held in _leaves((args, kwargs)):
                 if isinstance(held, Held) and isinstance(held.layer, _Record):
-                    held.layer.uses.add(use.form if use else None)
+                    held.layer.note(use)
         return result
+
+    @property
+    def several(self) -> bool:
+        """It may be so, until it is used."""
+        return len(self.sizes) == 3
+
+    def matrix(self, index: Any) -> Held:
+        """One of several, which notes for the whole."""
+        whole: Any = self.layer
+        return self.of(_Record(whole.weight[int(index)], whole), LINEAR, self.sizes[1:], self.turned)
+
+    def composed(self) -> torch.Tensor:
+        """The values."""
+        weight: Any = self.layer.weight
+        return weight.mT if self.turned else weight  # type: ignore[no-any-return]
 
 
 def _bare(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

@@ -34,7 +34,8 @@ class PlanOptions:
         include: Patterns (`layer3.*`); where there are any, only matching weights are converted, and small
             ones too.
         exclude: Patterns of weights to keep.
-        min_share: Weights with a smaller part of the network's parameters are kept (0.005 is 0.5 %).
+        min_share: Weights with a smaller part of the network's parameters are kept (0.005 is 0.5 %); those of
+            experts count together.
         low_rank: The part of each weight's size that goes to a low-rank term, 0 to 1.
         embeddings: Whether embedding tables, and what is tied to them, may be converted.
         algebra: A fixed one for all weights, of dimension n; None: learned.
@@ -225,8 +226,9 @@ def _reason_to_keep(site: Site, options: PlanOptions) -> str | None:
     rows = (site.matrix[0] // site.parts, *site.matrix[1:]) if options.algebra else site.matrix
     if reason := _reason_of_order(rows, options):
         return reason
-    if site.share < options.min_share and not options.include:
-        return f"small: {site.share:.2%} of the parameters, below {options.min_share:.2%}"
+    share = site.share * site.siblings
+    if share < options.min_share and not options.include:
+        return f"small: {share:.2%} of the parameters, below {options.min_share:.2%}"
     return None
 
 

@@ -68,10 +68,20 @@ def _special_table(module: nn.Module, parameter: str) -> bool:
     return module.max_norm is not None or module.sparse or module.scale_grad_by_freq
 
 
+def _several(module: nn.Module, parameter: str) -> bool:
+    weight = getattr(module, parameter, None)
+    return isinstance(weight, nn.Parameter) and weight.dim() == 3 and len(weight) > 1
+
+
 _UNKNOWN = (  # whose forward alone says what the weight is
     _kept(nn.Embedding, "unsupported kind: {kind}, a subclass of Embedding"),
     _kept(nn.Linear, "unsupported kind: {kind}, a subclass of Linear"),
     _kept(nn.modules.conv._ConvNd, "unsupported kind: {kind}, a subclass of a convolution"),
+    Rule(
+        _several,
+        reason="unsupported kind: {parameter} of {kind}, 3-D: its matrices are converted where --input or "
+        "--data shows that each is used on its own (F.linear(x, w[i]), bmm, grouped_mm)",
+    ),
     Rule(lambda module, parameter: True, reason="unsupported kind: {parameter} of {kind}"),
 )
 RULES: tuple[Rule, ...] = (

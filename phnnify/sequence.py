@@ -4,7 +4,9 @@
 
 Each layer is fitted so that Ŵ x̂ comes near W x (`fit.fit_to_data`), and its bias takes up the difference of
 the means. The running statistics of each BatchNorm behind a fitted layer are those of the calibration inputs.
-Embedding tables and shared weights come before all others (`tables`).
+Embedding tables and shared weights come before all others (`tables`). Layers between which the network
+chooses for each row (experts) meet other rows in the student, which may choose otherwise: they are fitted to
+the rows that they meet in the original.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from phnnify.inputs import Example
 from phnnify.layers import PHMLayer
 from phnnify.lockstep import Runs, Stop
 from phnnify.measure import evaluation_copy, submodule
+from phnnify.opened.several import is_routed
 from phnnify.survey import NORMS, absorbed_means
 from phnnify.tables import shared_names, shared_problems
 
@@ -81,7 +84,7 @@ def fit_in_sequence_(
                 if results:
                     _estimate_(submodule(student, name), [stop.x for stop in stops])
                 continue
-            pairs = _paired(originals.advance(), stops)
+            pairs = _paired(originals.advance(), stops, routed=is_routed(submodule(teacher, name)))
             if name in results:
                 continue
             if progress:
@@ -131,13 +134,19 @@ def _later_calls(teacher: nn.Module, names: Sequence[str], examples: Sequence[Ex
     return sums
 
 
-def _paired(originals: Sequence[Stop] | None, stops: Sequence[Stop]) -> list[tuple[Tensor, Tensor]]:
+def _paired(
+    originals: Sequence[Stop] | None, stops: Sequence[Stop], *, routed: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """The inputs of the original's layer with those of the student's; with themselves, if rows may differ."""
     if not originals or originals[0].name != stops[0].name:
         raise ModelError(
             f"the original does not run {stops[0].name} where the converted network does",
             hint="its way depends on the data: leave --data out",
         )
-    return [(original.x, stop.x) for original, stop in zip(originals, stops, strict=True)]
+    pairs = [(original.x, stop.x) for original, stop in zip(originals, stops, strict=True)]
+    if routed or any(x.shape != x_hat.shape for x, x_hat in pairs):
+        return [(x, x) for x, _ in pairs]
+    return pairs
 
 
 def _fit_layer_(

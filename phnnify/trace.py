@@ -17,6 +17,7 @@ from phnnify.inputs import InputSpec, random_example
 from phnnify.layers import PHMEmbedding, PHMLinear
 from phnnify.measure import Run, evaluation_copy, parameter_count, run_counts
 from phnnify.opened.linear import parts_of
+from phnnify.opened.several import siblings_of
 from phnnify.rules import rule_for
 from phnnify.uses import Uses, find_uses, site_name
 
@@ -37,6 +38,7 @@ class Site:
         ties: The names of other layers that have the same weight.
         table: Whether it is an embedding table, or tied to one.
         parts: How many outputs of equal width, such as a recurrent layer's gates, are stacked in its rows.
+        siblings: How many such weights, itself included, are one parameter of the network's, as experts are.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Site:
     ties: tuple[str, ...] = ()
     table: bool = False
     parts: int = 1
+    siblings: int = 1
 
     @property
     def parameters(self) -> int:
@@ -133,6 +136,7 @@ def _candidates(model: nn.Module, total: int) -> Iterator[tuple[str, Site]]:
                 ties=ties,
                 table=PHMEmbedding in becomes,
                 parts=parts_of(module),
+                siblings=siblings_of(module),
             ),
         )
 

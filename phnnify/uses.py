@@ -87,8 +87,9 @@ def _symbolic(model: nn.Module) -> Uses:
         elif node.op == "get_attr":
             held = _attribute(model, str(node.target))
             if isinstance(held, Held):
-                path = paths[id(held.layer)]
-                modules[path] = modules.get(path, 0) + len(node.users)
+                for layer in held.layer.modules():
+                    path = paths[id(layer)]
+                    modules[path] = modules.get(path, 0) + len(node.users)
             else:
                 outside.add(_site(str(node.target)))
     return Uses("torch.fx", modules, frozenset(outside))

@@ -19,7 +19,7 @@ from phnnify.bare_uses import functional_weights, opened_up
 from phnnify.distilling.recipe import Recipe
 from phnnify.inputs import read_inputs
 from phnnify.layers import PHMEmbedding, PHMLayer
-from phnnify.opened.bare import Held
+from phnnify.opened.bare import SEVERAL, Held
 from phnnify.pipeline import Result, convert, inspect
 from phnnify.plan import with_orders
 
@@ -46,6 +46,11 @@ def image(x: Tensor) -> Tensor:
     return x.view(-1, 4, 2, 2)
 
 
+def halves(x: Tensor) -> Tensor:
+    """(batch, 16) as (2, batch, 8)."""
+    return x.view(-1, 2, 8).transpose(0, 1)
+
+
 USES: dict[str, tuple[tuple[int, ...], str, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     "F.linear": ((8, 16), "linear", lambda x, w, b: F.linear(x, w)),
     "F.linear with bias": ((8, 16), "linear", lambda x, w, b: F.linear(x, w, b)),
@@ -70,6 +75,18 @@ USES: dict[str, tuple[tuple[int, ...], str, Callable[[Tensor, Tensor, Tensor], T
     "F.conv2d": ((8, 4, 3, 3), "conv", lambda x, w, b: F.conv2d(image(x), w, b, 2, (2, 1))),
     "F.conv2d, 1×1": ((8, 4, 1, 1), "conv", lambda x, w, b: F.conv2d(image(x), w, stride=2)),
     "F.conv3d": ((8, 4, 1, 2, 2), "conv", lambda x, w, b: F.conv3d(x.view(-1, 4, 1, 2, 2), w)),
+    "F.linear of one of several": (
+        (2, 8, 16), "linears", lambda x, w, b: F.linear(x, w[0]) + F.linear(x, w[torch.tensor(-1)])
+    ),
+    "@ w[i]": ((2, 16, 8), "matmuls", lambda x, w, b: x @ w[0] + x @ w[1]),
+    "bmm": ((2, 8, 8), "matmuls", lambda x, w, b: torch.bmm(halves(x), w)),
+    "bmm, turned": ((2, 4, 8), "linears", lambda x, w, b: halves(x).bmm(w.transpose(1, 2))),
+    "@ w, several": ((2, 8, 4), "matmuls", lambda x, w, b: halves(x)[None] @ w),
+    "@ w.mT, several": ((2, 4, 8), "linears", lambda x, w, b: halves(x) @ w.mT),
+    "einsum ebi,eoi->ebo": ((2, 4, 8), "linears", lambda x, w, b: torch.einsum("ebi,eoi->ebo", halves(x), w)),
+    "einsum bei,eio->beo": (
+        (2, 8, 4), "matmuls", lambda x, w, b: torch.einsum("bei,eio->beo", x.view(-1, 2, 8), w)
+    ),
     "F.embedding": ((16, 8), "table", lambda x, w, b: F.embedding(x.argmax(1), w)),
 }  # fmt: skip
 every_use = pytest.mark.parametrize("case", USES)
@@ -87,6 +104,14 @@ OTHERS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor, Tensor], Tens
     "einsum over a batch axis": ((2, 16), lambda x, w, b: torch.einsum("bi,bi->b", x, w)),
     "einsum that keeps": ((8, 16), lambda x, w, b: torch.einsum("bi,oi->boi", x, w)),
     "addmm, weighted": ((16, 16), lambda x, w, b: torch.addmm(b, x, w, beta=2)),
+    "one of several, in two ways": ((2, 16, 16), lambda x, w, b: F.linear(x, w[0]) + x @ w[1]),
+    "some of several": ((4, 16, 8), lambda x, w, b: x.view(-1, 1, 16) @ w[torch.arange(len(x)) % 4]),
+    "a row of one of several": ((2, 8, 16), lambda x, w, b: x @ w[0, :4].T),
+    "several for all": ((2, 16, 8), lambda x, w, b: x @ w),
+    "einsum that sums over several": (
+        (2, 4, 8),
+        lambda x, w, b: torch.einsum("bei,eoi->bo", x.view(-1, 2, 8), w),
+    ),
     "never": ((8, 16), lambda x, w, b: x),
 }
 
@@ -146,28 +171,32 @@ def test_a_held_weight_computes_the_same_with_gradients(case: str) -> None:
     model, x = bare(case), torch.randn(3, 16, requires_grad=True)
     opened = opened_up(model, read_inputs(INPUT))
     assert isinstance(opened.w, Held)
+    torch.testing.assert_close(torch.as_tensor(opened.w + 0), model.w.detach() + 0)
     grads = []
     for network in (model, opened):
         y = network(x)
         y.square().sum().backward()
-        grads.append((y.detach(), x.grad, weight_of(network).grad))
+        grads.append((y.detach(), x.grad, gradient_of(network)))
         x.grad = None
         model.zero_grad()
     torch.testing.assert_close(grads[1][0], grads[0][0])
     torch.testing.assert_close(grads[1][1], grads[0][1])
-    norms = [float(weight.norm()) for _, _, weight in grads if weight is not None]
-    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    assert grads[1][2] == pytest.approx(grads[0][2], rel=1e-4)
 
 
-def weight_of(network: nn.Module) -> nn.Parameter:
-    return next(parameter for name, parameter in network.named_parameters() if name.startswith("w"))
+def gradient_of(network: nn.Module) -> float:
+    """The norm of the gradient of the weight, in one piece or in several."""
+    pieces = [p.grad for name, p in network.named_parameters() if name.startswith("w")]
+    return float(torch.cat([torch.zeros(0) if piece is None else piece.flatten() for piece in pieces]).norm())
 
 
 @every_use
 def test_with_all_terms_the_converted_network_is_the_original(case: str) -> None:
     model, x = bare(case), torch.randn(3, 16)
     small = converted(model, exact=True).model
-    assert [name for name, _ in small.named_parameters()] == ["b", *(f"w_{USES[case][1]}.{f}" for f in "AS")]
+    form = USES[case][1]
+    names = [f"w_{form}.{i}" for i in range(2)] if form in SEVERAL.values() else [f"w_{form}"]
+    assert [name for name, _ in small.named_parameters()] == ["b", *(f"{n}.{f}" for n in names for f in "AS")]
     with torch.no_grad():
         torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-4)
 
@@ -178,7 +207,8 @@ def test_other_uses_stay_with_the_reason(case: str) -> None:
     model = Bare(shape, use)
     assert functional_weights(model, read_inputs(INPUT)) == ()
     plan, _ = inspect(model, 2, inputs=INPUT, min_share=0)
-    assert plan.decisions[0].reason == "unsupported kind: w of Bare"
+    assert str(plan.decisions[0].reason).startswith("unsupported kind: w of Bare")
+    assert ("3-D: its matrices are converted where" in str(plan.decisions[0].reason)) is (len(shape) == 3)
 
 
 def test_without_inputs_nothing_is_known() -> None:

@@ -2,7 +2,8 @@
 
 The weight of an `nn.Linear` can be traced, watched, fitted and replaced, because it belongs to a layer that
 is called. An opened twin computes the same as the module it stands for, with Linear layers for its weights.
-A user's own module keeps its class, and holds what it uses without a layer in layers beside it (`bare`).
+A user's own module keeps its class, and holds what it uses without a layer in layers beside it (`bare`),
+where that is several matrices (experts) in one for each.
 All that comes after this needs to know of layers only.
 
 A new kind costs one class and one line in `_KINDS` or `_OTHERS`.
@@ -18,7 +19,7 @@ from torch import nn
 
 from phnnify.measure import copied
 from phnnify.opened.attention import OpenAttention
-from phnnify.opened.bare import bare_parameter, hold_
+from phnnify.opened.hold import bare_parameter, hold_
 from phnnify.opened.linear import linear_like, linear_of_conv1d
 from phnnify.opened.recurrent import OpenGRU, OpenLSTM, OpenRecurrent, OpenRNN
 
