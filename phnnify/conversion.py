@@ -18,7 +18,7 @@ from phnnify.evaluate import Examination
 from phnnify.fit import Fit, fit_weights
 from phnnify.fresh import fresh_factors, fresh_network, kept_note
 from phnnify.given import given_algebras
-from phnnify.opened import open_modules
+from phnnify.opened import fold_norms, open_modules
 from phnnify.report import ADVICE, FITTED, NEEDS_DISTILLATION, NOTHING_FITTED
 from phnnify.rewrite import dense_weights, rewrite
 from phnnify.sequence import fit_in_sequence_
@@ -80,7 +80,7 @@ def draw_by(model: nn.Module, choice: Choice, seed: int) -> Conversion:
         ModelError: the network cannot be copied, or a module cannot draw its parameters.
     """
     plan = choice.plan
-    network, kept = fresh_network(model, seed)
+    network, kept = fresh_network(fold_norms(model, plan.conversions), seed)
     weights = dense_weights(open_modules(network, bare=plan.conversions), plan.conversions)
     factors = fresh_factors(plan, weights, seed)
     notes = [NOTHING_FITTED, *kept_note(kept)]

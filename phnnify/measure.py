@@ -16,6 +16,12 @@ from phnnify.errors import ModelError
 from phnnify.inputs import Example
 
 
+def _computed(model: nn.Module) -> dict[int, Tensor]:
+    """By id, copies of attributes that were computed from parameters, as torch's older weight norm does."""
+    values = (value for module in model.modules() for value in vars(module).values() if type(value) is Tensor)
+    return {id(value): value.detach().clone() for value in values if not value.is_leaf}
+
+
 def parameter_count(model: nn.Module) -> int:
     """The number of parameters; a tied one counts once."""
     return sum(p.numel() for p in model.parameters())
@@ -71,7 +77,7 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
         with warnings.catch_warnings():  # torch's own graphs make it warn about itself
             warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-            return copy.deepcopy(model, memo)
+            return copy.deepcopy(model, {**_computed(model), **memo})
     except Exception as error:  # whatever the user's own __deepcopy__ and attributes may raise
         raise ModelError(
             f"the network ({type(model).__name__}) cannot be copied: {first_line(error)}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from phnnify.export import OnnxFile
 from phnnify.fit import Fit
 from phnnify.pages import html_page, html_table, markdown_table
 from phnnify.plan import Plan
-from phnnify.trace import Trace
+from phnnify.trace import Site, Trace
 
 NEEDS_DISTILLATION = (
     "Fitted to the weights alone, without data: expect a network near chance. "
@@ -32,10 +32,14 @@ ADVICE = (
     "Distillation from the original (--distill) brings it nearer still; look at the accuracy before you use "
     "it."
 )
+FOLDED = "{kind} folded into the weights of {names}: converted, they have none."
 LEARNED = (
     "Learned from the original for {steps:,} steps of {batch} inputs, {minutes:.1f} minutes at the highest "
     "rate of {rate:.1e}{kept}. Errors of single layers are those before."
 )
+
+
+_SHOWN = 5  # names in a note
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,8 @@ def make_report(
                 terms=order.terms if order else None,
                 rank=order.rank if order else None,
                 algebra=decision.algebra if order else None,
-                params_before=site.parameters,
-                params_after=sizes.get(site.name, site.parameters),
+                params_before=_parameters(site),
+                params_after=sizes.get(site.name, _parameters(site)),
                 params_share=site.share,
                 calls=site.calls,
                 flops=site.flops,
@@ -227,7 +231,7 @@ def make_report(
             )
         )
     saved = sum(layer.params_before - layer.params_after for layer in layers)
-    notes = [*([trace.note] if trace.note else []), *notes]
+    notes = [*([trace.note] if trace.note else []), *_folded(plan, sites), *notes]
     return Report(
         plan.n,
         Change(trace.parameters, trace.parameters - saved),
@@ -236,6 +240,22 @@ def make_report(
         predicted_damage=expected.damage if expected else None,
         levels=levels,
     )
+
+
+def _parameters(site: Site) -> int:
+    """Those of the original, where a norm may have been folded."""
+    return site.parameters + (site.norm.parameters if site.norm else 0)
+
+
+def _folded(plan: Plan, sites: Mapping[str, Site]) -> Iterator[str]:
+    """One sentence for each kind of norm that converted weights had."""
+    kinds: dict[str, list[str]] = {}
+    for name in plan.conversions:
+        if norm := sites[name].norm:
+            kinds.setdefault(norm.kind, []).append(name)
+    for kind, names in kinds.items():
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        yield FOLDED.format(kind=kind.capitalize(), names=", ".join(names[:_SHOWN]) + more)
 
 
 def level_rows(report: Report) -> list[tuple[str, ...]]:

@@ -86,7 +86,11 @@ _UNKNOWN = (  # whose forward alone says what the weight is
 )
 RULES: tuple[Rule, ...] = (
     _kept(PHMLayer, "already a PHM weight"),
-    Rule(_computed, reason="its weight is computed by a parametrization (weight norm, spectral norm)"),
+    Rule(
+        _computed,
+        reason="its weight is computed by a parametrization that cannot be folded: of another kind than "
+        "weight norm or spectral norm, or shared",
+    ),
     Rule(_depthwise, reason="depthwise: each output has a filter of its own, too small to share"),
     Rule(_special_table, reason="an embedding with max_norm, sparse or scale_grad_by_freq"),
     _twin(PHMEmbedding),

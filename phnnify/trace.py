@@ -16,6 +16,7 @@ from torch import nn
 from phnnify.inputs import InputSpec, random_example
 from phnnify.layers import PHMEmbedding, PHMLinear
 from phnnify.measure import Run, evaluation_copy, parameter_count, run_counts
+from phnnify.opened.folded import Norm, norm_of
 from phnnify.opened.linear import parts_of
 from phnnify.opened.several import siblings_of
 from phnnify.rules import rule_for
@@ -38,6 +39,7 @@ class Site:
         ties: The names of other layers that have the same weight.
         table: Whether it is an embedding table, or tied to one.
         parts: How many outputs of equal width, such as a recurrent layer's gates, are stacked in its rows.
+        norm: What was folded into it, and how many more parameters there were with that.
         siblings: How many such weights, itself included, are one parameter of the network's, as experts are.
     """
 
@@ -53,6 +55,7 @@ class Site:
     table: bool = False
     parts: int = 1
     siblings: int = 1
+    norm: Norm | None = None
 
     @property
     def parameters(self) -> int:
@@ -93,7 +96,8 @@ def trace(model: nn.Module, inputs: Sequence[InputSpec] = (), *, seed: int = 0) 
     example = random_example(inputs, model, seed=seed) if inputs else None
     runs = run_counts(model, example) if example else None
     uses, note = find_uses(model, example)
-    total = parameter_count(model)
+    norms = [norm for module in model.modules() if (norm := norm_of(module))]
+    total = parameter_count(model) + sum(norm.parameters for norm in norms)
     candidates = list(_candidates(model, total))
     order = {path: i for i, path in enumerate(runs or (uses.modules if uses else ()))}
     candidates.sort(key=lambda candidate: _rank(candidate[0], order))
@@ -137,6 +141,7 @@ def _candidates(model: nn.Module, total: int) -> Iterator[tuple[str, Site]]:
                 table=PHMEmbedding in becomes,
                 parts=parts_of(module),
                 siblings=siblings_of(module),
+                norm=norm_of(module) if parameter == "weight" else None,
             ),
         )
 

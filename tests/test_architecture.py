@@ -47,6 +47,7 @@ ORDER = [
     "opened.several",
     "opened.bare",
     "opened.hold",
+    "opened.folded",
     "opened",
     "rules",
     "hyper.functional",
