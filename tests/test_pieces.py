@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from phnnify.errors import ModelError
 from phnnify.opened import open_modules
@@ -44,6 +45,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "ties": Tied,
     "one layer": lambda: nn.Linear(16, 8),
+    "weight norm": lambda: nn.Sequential(weight_norm(nn.Linear(16, 8)), nn.Linear(8, 16)),
+    "spectral norm": lambda: nn.Sequential(spectral_norm(nn.Linear(16, 8)), nn.Linear(8, 16)),
 }
 
 
