@@ -6,13 +6,18 @@ Williams et al. 2009), and a fixed time as an operator:
     max(multiplications / speed · (1 + half / rows), bytes / bandwidth) + overhead
 
 where a product of `half` rows runs at half its speed. In PyTorch those of up to 16 rows have a speed of their
-own: they run in another way, and on one thread. The composed weight is one such product. In factors it
-is two: one with S, and a thin one with A, whose result is written and read again, and a sum with the bias; a
-low-rank term is two more. What is written counts twice, since its place is read into the cache first.
+own: they run in another way, and on one thread. A convolution, whose blocks of channels are copied on the
+way, takes as long as both together, each at a speed of its own:
+
+    multiplications / speed + bytes / bandwidth + overhead
+
+The composed weight is one such operator. In factors it is two: one with S, and a thin one with A, whose
+result is written and read again, and a sum with the bias; a low-rank term is two more. What is written counts
+twice, since its place is read into the cache first.
 
 Convolutions with a spatial kernel in blocks of fewer than 8 channels are not modelled: they stay composed (a
 ResNet-20 in such blocks ran at 0.8 times the dense speed). Else only ratios of these times decide.
-`examples/benchmarks/forms_table.py` prints them beside measured ones.
+`examples/benchmarks/forms_table.py` and `convolutions_table.py` print them beside measured ones.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ Form = Literal["auto", "factored", "folded"]
 _NUMBER = 4  # bytes
 _CACHED = 3  # times the bandwidth of the memory
 _WORTH = 1.05  # what the factors must promise: so much is left out here, and the composed weight is sure
+_WORTH_CONVOLUTION = 1.15  # whose neighbours pass channels on in the runtime's own layout, as it does
+_CACHED_MAPS = 24 * 2**20  # bytes that a convolution reads and writes and that stay in the cache meanwhile
 _CHANNELS = 8  # a vector of them: convolutions of fewer run far below the speed of a matrix product
 
 
@@ -41,6 +48,7 @@ class Target(NamedTuple):
         overhead: Seconds of a step that does nothing, with the reshaping around it.
         cache: Weights of so many bytes stay in the processor's cache between two runs.
         few: Speed and half instead, for products of up to 16 rows (`products.FEW_ROWS`).
+        convolving: Speed and bandwidth of convolutions.
     """
 
     speed: float
@@ -49,10 +57,11 @@ class Target(NamedTuple):
     overhead: float
     cache: float = 4 * 2**20
     few: tuple[float, float] | None = None
+    convolving: tuple[float, float] = (110e9, 20e9)
 
 
-PYTORCH = Target(speed=48e9, bandwidth=20e9, half=29, overhead=30e-6, few=(28e9, 2))
-ONNX = Target(speed=45e9, bandwidth=20e9, half=2, overhead=3e-6)
+PYTORCH = Target(48e9, 20e9, half=29, overhead=30e-6, few=(28e9, 2), convolving=(110e9, 12.5e9))
+ONNX = Target(45e9, 20e9, half=2, overhead=3e-6, convolving=(110e9, 20e9))
 
 
 class Step(NamedTuple):
@@ -71,14 +80,23 @@ class Step(NamedTuple):
     writes: float
 
     def time(self, positions: int, target: Target) -> float:
-        """Seconds."""
+        """Seconds, as a matrix product."""
         rows = self.rows * positions
         speed, half = target.few if target.few and rows <= FEW_ROWS else (target.speed, target.half)
         arithmetic = self.weights * (rows + half) / speed
-        traffic = self.weights + (self.reads + 2 * self.writes) * positions
         kept = _NUMBER * self.weights <= target.cache
         bandwidth = target.bandwidth * (_CACHED if kept else 1)
-        return max(arithmetic, _NUMBER * traffic / bandwidth) + target.overhead
+        return max(arithmetic, self._bytes(positions) / bandwidth) + target.overhead
+
+    def convolution_time(self, positions: int, target: Target) -> float:
+        """Seconds, as a convolution or a part of one."""
+        speed, bandwidth = target.convolving
+        moved = self._bytes(positions)
+        bandwidth *= _CACHED if moved <= _CACHED_MAPS else 1
+        return self.weights * self.rows * positions / speed + moved / bandwidth + target.overhead
+
+    def _bytes(self, positions: int) -> float:
+        return _NUMBER * (self.weights + (self.reads + 2 * self.writes) * positions)
 
 
 def composed(matrix: tuple[int, ...], stride: int = 1) -> list[Step]:
@@ -96,25 +114,28 @@ def factored(order: Order, matrix: tuple[int, ...], stride: int = 1) -> list[Ste
         thin = Step(order.rank * columns * kernel, 1, columns * stride, order.rank)
         steps += [thin, Step(order.rank * out, 1, order.rank, out)]
     if order.terms:
-        steps += _kronecker(order, out, columns, kernel, stride)
+        steps += _kronecker(order, out, columns, kernel, stride, spatial=len(matrix) > 2)
         steps.append(Step(0, 0, out * (1 + bool(order.rank)), out))
     return steps
 
 
-def _kronecker(order: Order, out: int, columns: int, kernel: int, stride: int) -> list[Step]:
+def _kronecker(
+    order: Order, out: int, columns: int, kernel: int, stride: int, *, spatial: bool
+) -> list[Step]:
     n_out, n_in, terms = order.n_out, order.n_in, order.terms
     rows, width = out // n_out, columns // n_in
     weights, mix = terms * rows * width * kernel, terms * n_out * n_in
-    if filters_first(order, out, columns * kernel, spatial=kernel > 1):
+    if filters_first(order, out, columns * kernel, spatial=spatial):
         between = n_in * terms * rows
         return [Step(weights, n_in, columns * stride, between), Step(mix, rows, between, out)]
     between = n_out * terms * width * stride
     return [Step(mix, width * stride, columns * stride, between), Step(weights, n_out, between, out)]
 
 
-def seconds(steps: list[Step], positions: int, target: Target) -> float:
-    """The time of operators one after another."""
-    return sum(step.time(positions, target) for step in steps)
+def seconds(steps: list[Step], positions: int, target: Target, *, convolution: bool = False) -> float:
+    """The time of operators one after another: matrix products, or those of a convolution."""
+    time = Step.convolution_time if convolution else Step.time
+    return sum(time(step, positions, target) for step in steps)
 
 
 @lru_cache(maxsize=4096)
@@ -141,6 +162,8 @@ def prefers_factored(
     if math.prod(filters[3:]) > 1 and min(channels) < _CHANNELS:
         return False
     matrix = (n_out * filters[1], n_in * filters[2], *filters[3:])
-    whole = seconds(composed(matrix, stride), positions, target)
+    convolution = len(matrix) > 2
+    whole = seconds(composed(matrix, stride), positions, target, convolution=convolution)
     steps = factored(Order(n_out, n_in, terms, rank), matrix, stride)
-    return _WORTH * seconds(steps, positions, target) <= whole
+    parts = seconds(steps, positions, target, convolution=convolution)
+    return (_WORTH_CONVOLUTION if convolution else _WORTH) * parts <= whole

@@ -209,8 +209,17 @@ def _product(z: Tensor, filters: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _product_of_few(z: Tensor, filters: Tensor) -> Tensor:
-    """Z·filtersᵀ in parts, so that every thread reads some of the filters: (rows, in) → (rows, out)."""
+    """Z·filtersᵀ so that every thread reads some of the filters: (rows, in) → (rows, out).
+
+    Measured on 2 threads, in GB of filters a second: of one row 55 in parts, the filters first, 45 in parts,
+    the row first, and 23 in `F.linear`; of two rows 28, 23 and 11, and 28 in one product, the filters first;
+    of four rows 14, 20 and 10.
+    """
     out, columns = filters.shape
+    if len(z) == 2:
+        return (filters @ z.t()).t()
     parts = math.gcd(out, 4 * torch.get_num_threads())
-    y = torch.bmm(z.expand(parts, -1, -1), filters.reshape(parts, out // parts, columns).transpose(1, 2))
-    return y.transpose(0, 1).reshape(len(z), out)
+    blocks = filters.reshape(parts, out // parts, columns)
+    if len(z) == 1:
+        return torch.bmm(blocks, z.t().expand(parts, -1, -1)).reshape(1, out)
+    return torch.bmm(z.expand(parts, -1, -1), blocks.transpose(1, 2)).transpose(0, 1).reshape(len(z), out)

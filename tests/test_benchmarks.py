@@ -47,10 +47,12 @@ def test_a_script_prints_its_table(
     assert words in printed(script, *(assets if given == "ASSETS" else given for given in arguments))
 
 
+@pytest.mark.slow
 def test_the_forms_of_one_layer_are_timed_beside_what_the_cost_model_predicts() -> None:
     table = printed("forms_table.py", 64, 128, 4, 1)
     assert "| 64×128 | 4 | 1 | ONNX Runtime |" in table
     assert "| 64×128 | 4 | 1 | PyTorch |" in table
+    assert "| 64 → 64, 3, 1, 7 | 1 |" in printed("convolutions_table.py", 2, 1, "64,64,3,1,7")
 
 
 @pytest.mark.slow

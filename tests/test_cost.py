@@ -40,6 +40,21 @@ def test_products_of_few_rows_may_have_a_speed_of_their_own() -> None:
     assert Step(100, 1, 0, 0).time(17, target) == 100 * (17 + 12) / 100
 
 
+def test_a_convolution_takes_its_arithmetic_and_its_traffic_one_after_the_other() -> None:
+    target = Target(1e9, 1e9, half=0.0, overhead=1.0, convolving=(100.0, 400.0))
+    moved = 4 * (50 + (10 + 2 * 5) * 10**6)
+    time = Step(weights=50, rows=2, reads=10, writes=5).convolution_time(10**6, target)
+    assert time == 50 * 2 * 10**6 / 100 + moved / 400 + 1
+    small = Step(weights=50, rows=2, reads=10, writes=5).convolution_time(10, target)
+    assert small == 50 * 2 * 10 / 100 + 4 * (50 + 20 * 10) / (3 * 400) + 1
+
+
+@both
+def test_thin_convolutions_of_large_images_stay_composed(target: Target) -> None:
+    assert not prefers(Order(4, 4, 2), (64, 256, 1, 1), 56 * 56 * 32, target)
+    assert prefers(Order(4, 4, 2), (512, 512, 3, 3), 7 * 7 * 32, target)
+
+
 @pytest.mark.parametrize(
     ("order", "kernel"),
     [(Order(4, 4, 4), ()), (Order(4, 4, 2, 3), (3, 3)), (Order(32, 2, 2), ()), (Order.low_rank(5), ())],

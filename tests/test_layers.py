@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from phnnify import algebra
 from phnnify.algebra import Factors, Order
 from phnnify.algebras import named_algebra
 from phnnify.factorization import factorize
+from phnnify.forms import set_form_
 from phnnify.layers import PHMConv2d, PHMConvTranspose2d, PHMEmbedding, PHMLayer, PHMLinear
 from phnnify.layers.fresh import fresh_
 from phnnify.products import filters_first
@@ -237,13 +239,51 @@ def double_(layer: PHMLayer) -> None:
     layer.double()
 
 
-@pytest.mark.parametrize("change", [step_, in_place_, filters_, load_, assign_, data_, replace_, double_])
-def test_the_kept_weight_is_forgotten_when_a_factor_changes(change: Callable[[PHMLayer], None]) -> None:
+class Negated(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return -values
+
+
+def parametrize_(layer: PHMLayer) -> None:
+    nn.utils.parametrize.register_parametrization(layer, "S", Negated())
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize(
+    "change", [step_, in_place_, filters_, load_, assign_, data_, replace_, double_, parametrize_]
+)
+def test_the_kept_weight_is_forgotten_when_a_factor_changes(
+    change: Callable[[PHMLayer], None], gradients: bool
+) -> None:
     layer = CASES["conv2d"].make().eval()
-    layer(CASES["conv2d"].input())
+    with torch.set_grad_enabled(gradients):
+        for _ in range(2):  # the second call with such an input looks at less
+            layer(CASES["conv2d"].input())
     change(layer)
     x = CASES["conv2d"].input(layer.S.dtype)
-    torch.testing.assert_close(layer(x), CASES["conv2d"].dense(layer)(x))
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(layer(x), CASES["conv2d"].dense(layer)(x))
+
+
+def test_a_layer_that_ran_with_its_kept_weight_turns_to_the_factors_when_told() -> None:
+    layer, x = PHMConv2d(16, 16, 1, n=4).eval(), torch.randn(1, 16, 3, 3)
+    set_form_(layer, "folded")
+    with torch.no_grad():
+        wanted = [layer(x), layer(x)][1]
+        layer.weight.zero_()  # whoever goes on with it is found out
+        assert not torch.allclose(layer(x), wanted)
+        set_form_(layer, "factored")
+        torch.testing.assert_close(layer(x), wanted)
+
+
+def test_what_was_decided_for_one_layout_does_not_hold_for_another() -> None:
+    layer, x = PHMConv2d(64, 64, 1, n=Order(4, 4, 1)).eval(), torch.randn(2, 64, 9, 9)
+    other = x.to(memory_format=torch.channels_last)
+    with torch.no_grad(), patch.object(PHMConv2d, "fastest_form") as decide:
+        for given, form in ((x, "folded"), (x, "folded"), (other, "factored"), (other, "factored")):
+            decide.return_value = form
+            layer(given)
+    assert decide.call_count == 2
 
 
 def test_train_mode_forgets_the_kept_weight(composing: list[None]) -> None:
@@ -670,11 +710,6 @@ def test_a_composed_weight_is_kept_with_a_fixed_algebra_too(composing: list[None
     with torch.no_grad():
         layer.S.mul_(2)
     assert not torch.equal(layer(x), first)
-
-
-class Negated(nn.Module):
-    def forward(self, bias: Tensor) -> Tensor:
-        return -bias
 
 
 def test_a_parametrized_bias_is_the_one_that_counts() -> None:

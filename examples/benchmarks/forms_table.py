@@ -1,10 +1,14 @@
-"""A dense layer against its converted twin, in ONNX Runtime and eager PyTorch, side by side, on 2 threads.
+"""Dense layers against their converted twins, in ONNX Runtime and eager PyTorch, side by side, on 2 threads.
 
     python examples/benchmarks/forms_table.py [IN OUT N BATCH]
 
+As in a network, several layers of one size run one after another, on the same input: so many that no cache
+holds the dense weights. A layer alone would keep its weights in the cache from call to call, and its time
+would be that of waking the threads.
+
 Prints dense time / time of each form, measured and as `phnnify.cost` predicts it (above 1 it is faster).
-`auto` is the form that the cost model takes for that batch. For batch 1 also against a layer that rebuilds
-its weight at each call, as published PHM code does (rebuilt time / time of `auto`).
+`auto` is the form that the cost model takes for that batch. For batch 1 also against layers that rebuild
+their weight at each call, as published PHM code does (rebuilt time / time of `auto`).
 
 Targets: at batch 1, at least 0.8·n in ONNX Runtime, 0.6·n in PyTorch, and 20 times faster than rebuilding; at
 every batch at least 0.95. Finished cells are kept in results/forms_table.jsonl. With a cell as arguments,
@@ -14,6 +18,7 @@ that alone is measured, and not kept.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,23 +40,40 @@ from phnnify.runtime import open_session, prepared
 SIZES = ((1024, 4096), (4096, 4096), (4096, 11008))  # in, out
 CELLS = [(*size, n, batch) for size in SIZES for n in (2, 4, 8) for batch in (1, 8, 64, 256)]
 LEAST = {"ONNX Runtime": 0.8, "PyTorch": 0.6}
-SECONDS = 1.0  # about so long for each candidate
+SECONDS = 4.0  # about so long for a cell and engine
+TOGETHER, MOST = 192 << 20, 16  # bytes that the dense weights of the layers of one size exceed; layers
 Cell = tuple[int, ...]  # in, out, n, batch
 Call = Callable[[Tensor], Any]
 
 
+class Layers(nn.Module):
+    """Layers of one size, on the same input."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """What each of them gives."""
+        return [layer(x) for layer in self.layers]
+
+
 @cache
-def layer(columns: int, out: int, n: int) -> Any:
-    """The dense layer (n = 1) or the converted one."""
+def layers(columns: int, out: int, n: int, form: Any = "auto") -> Any:
+    """Dense layers (n = 1) or converted ones."""
     torch.manual_seed(0)
-    return (nn.Linear(columns, out) if n == 1 else PHMLinear(columns, out, n=n)).eval()
+    found = [
+        nn.Linear(columns, out) if n == 1 else PHMLinear(columns, out, n=n)
+        for _ in range(min(MOST, math.ceil(TOGETHER / (4 * columns * out))))
+    ]
+    return set_form_(Layers([*found]).eval(), form)
 
 
 @cache
 def session(columns: int, out: int, n: int, form: Any) -> Any:
-    """ONNX Runtime's, of that layer."""
+    """ONNX Runtime's, of those layers."""
     with tempfile.TemporaryDirectory() as folder:
-        file = export_onnx(layer(columns, out, n), Path(folder) / "layer.onnx", f"1x{columns}", form=form)
+        file = export_onnx(layers(columns, out, n), Path(folder) / "layers.onnx", f"1x{columns}", form=form)
         return open_session(Path(file.path), threads=torch.get_num_threads())
 
 
@@ -66,19 +88,16 @@ def in_onnx(cell: Cell) -> dict[str, Callable[[], Any]]:
 def in_pytorch(cell: Cell) -> dict[str, Callable[[], Any]]:
     """What is timed in eager PyTorch."""
     columns, out, n, batch = cell
-    dense, phm, x = layer(columns, out, 1), layer(columns, out, n), torch.randn(batch, columns)
-    kept = PHMLinear(columns, out, n=n).eval()
-    kept.load_state_dict(phm.state_dict())
-    set_form_(phm, "factored")
-    set_form_(kept, "folded")
-    calls = {"factored": lambda: phm(x), "folded": lambda: kept(x), "dense": lambda: dense(x)}
+    x, dense = torch.randn(batch, columns), layers(columns, out, 1)
+    factored, kept = layers(columns, out, n, "factored"), layers(columns, out, n, "folded")
+    calls = {"factored": lambda: factored(x), "folded": lambda: kept(x), "dense": lambda: dense(x)}
     if batch == 1:
-        calls["rebuilt"] = lambda: F.linear(x, compose(phm.A, phm.S), phm.bias)
+        calls["rebuilt"] = lambda: [F.linear(x, compose(f.A, f.S), f.bias) for f in factored.layers]
     return calls
 
 
 def measured(cell: Cell) -> Iterator[dict[str, Any]]:
-    """A row for each target: milliseconds of the dense layer, and ratios."""
+    """A row for each target: milliseconds of a dense layer, and ratios."""
     columns, out, n, batch = cell
     ways: tuple[tuple[str, Target, dict[str, Callable[[], Any]]], ...] = (
         ("ONNX Runtime", ONNX, in_onnx(cell)),
@@ -86,16 +105,15 @@ def measured(cell: Cell) -> Iterator[dict[str, Any]]:
     )
     for name, target, calls in ways:
         with torch.no_grad():
-            once = interleaved(calls, 1)
-            times = interleaved(calls, max(5, min(60, int(SECONDS / max(once.values())))))
-        order, matrix = layer(columns, out, n).order, (out, columns)
+            times = interleaved(calls, SECONDS)
+        one, matrix = layers(columns, out, n).layers[0], (out, columns)
         whole = seconds(composed(matrix), batch, target)
         yield {
             "cell": [*cell, name],
-            "dense": 1e3 * times["dense"],
+            "dense": 1e3 * times["dense"] / len(layers(columns, out, 1).layers),
             "ratios": {form: times["dense"] / times[form] for form in ("factored", "folded")},
-            "predicted": whole / seconds(factored(order, matrix), batch, target),
-            "auto": layer(columns, out, n).fastest_form(torch.empty(batch, columns), target),
+            "predicted": whole / seconds(factored(one.order, matrix), batch, target),
+            "auto": one.fastest_form(torch.empty(batch, columns), target),
             "rebuilt": times["rebuilt"] / times["dense"] if "rebuilt" in times else None,
         }
 
@@ -135,7 +153,9 @@ def main() -> None:
         if not asked:
             with kept.open("a") as file:
                 file.writelines(f"{json.dumps(row)}\n" for row in found)
-        layer.cache_clear() if cell[3] == CELLS[-1][3] else None
+        if cell[2:] == CELLS[-1][2:]:  # the last of its size
+            layers.cache_clear()
+            session.cache_clear()
 
 
 if __name__ == "__main__":

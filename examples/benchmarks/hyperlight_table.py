@@ -5,7 +5,7 @@
 The networks are that of hyperlight's README and a deeper one, all convolutions and dense layers predicted
 through `hidden_sizes=[16, 64, 128]` from ten numbers, as there. Both libraries get the same weights, so that
 outputs and gradients must agree. Then what each does where it is used wrongly. A training step is a forward
-and a backward pass; times are medians of interleaved rounds.
+and a backward pass; they take turns, and times are medians.
 """
 
 from __future__ import annotations
@@ -101,18 +101,18 @@ def step(model: nn.Module, call: Callable[[], Tensor]) -> Callable[[], None]:
     return run
 
 
-def ratios(theirs: Theirs, ours: phnnify.HyperNetwork, rounds: int) -> list[float]:
+def ratios(theirs: Theirs, ours: phnnify.HyperNetwork, seconds: float) -> list[float]:
     """How many times longer theirs takes: for a training step, and for a forward pass."""
     x, h = torch.randn(BATCH, 3, 16, 16), torch.rand(NUMBERS)
     calls = {"theirs": lambda: theirs(x, h), "ours": lambda: ours(x, h=h)}
     steps = {"theirs": step(theirs, calls["theirs"]), "ours": step(ours, calls["ours"])}
-    trained = interleaved(steps, rounds)
+    trained = interleaved(steps, seconds)
     with torch.no_grad():
-        forward = interleaved(calls, rounds)
+        forward = interleaved(calls, seconds)
     return [times["theirs"] / times["ours"] for times in (trained, forward)]
 
 
-def print_numbers(library: Any, rounds: int) -> None:
+def print_numbers(library: Any, seconds: float) -> None:
     """The table of agreement and time."""
     print("| network | outputs differ by | gradients | training step, theirs / ours | forward alone | |")
     print("|---|---|---|---|---|---|")
@@ -124,7 +124,7 @@ def print_numbers(library: Any, rounds: int) -> None:
         shapes = {key: tuple(shape) for key, shape in theirs.network.external_shapes().items()}
         assert shapes == {key: tuple(t.shape) for key, t in ours.parameters_at(h=[0.5] * NUMBERS).items()}
         found = " | ".join(f"{number:.0e}" for number in differences(theirs, ours))
-        taken = ratios(theirs, ours, rounds)
+        taken = ratios(theirs, ours, seconds)
         shown = " | ".join(f"{ratio:.2f}" for ratio in taken)
         print(f"| {name} | {found} | {shown} | {verdict(min(taken) > 0.97)} |", flush=True)
 
@@ -184,8 +184,8 @@ def main() -> None:
     except ImportError:
         print("hyperlight is not installed: nothing to compare with (pip install hyperlight)")
         return
-    rounds = 5 if "--quick" in sys.argv else 200
-    print_numbers(hyperlight, rounds)
+    seconds = 1.0 if "--quick" in sys.argv else 20.0
+    print_numbers(hyperlight, seconds)
     print_mistakes(hyperlight)
 
 

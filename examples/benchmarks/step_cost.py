@@ -1,10 +1,11 @@
 """What the factors cost while they learn: a step of a converted network against one of the dense network.
 
-    python examples/benchmarks/step_cost.py [NETWORK [ROUNDS]]
+    python examples/benchmarks/step_cost.py [NETWORK [SECONDS]]
 
 NETWORK is one of the assets (../shared/assets beside the checkout), resnet20 by default. All students see the
 same batch with the same teacher, loss (`Lesson`), optimizer and precision; a step is everything that the
-training loop does with a batch that was read. Interleaved, medians of ROUNDS (8); 2 threads.
+training loop does with a batch that was read. They take turns for about SECONDS (30), on 2
+threads.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Learner:
 def main() -> None:
     """Print the table as Markdown, one row a precision."""
     name = sys.argv[1] if len(sys.argv) > 1 else "resnet20"
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 8
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 30.0
     assets = Path(__file__).parents[3] / "shared" / "assets"
     use_two_threads()
     teacher = load(name, assets).eval()
@@ -69,7 +70,7 @@ def main() -> None:
     for precision in ("fp32", "bf16"):
         recipe = phnnify.Recipe(batch=size, precision=precision)
         learners = {key: Learner(teacher, student, recipe, batch) for key, student in students.items()}
-        times = interleaved(learners, rounds)
+        times = interleaved(learners, seconds)
         shares = [time / times["dense"] for time in times.values()]
         cells = [f"{1000 * t:.0f} ({s:.2f})" for t, s in zip(times.values(), shares, strict=True)]
         print(f"| {precision} | {' | '.join(cells)} | {verdict(max(shares) <= LIMIT)} |", flush=True)

@@ -7,25 +7,25 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
-from phnnify.comparing.latency import rest
+from phnnify.comparing.latency import turn
+
+FEWEST, MOST = 3, 25  # rounds
 
 
-def interleaved(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The median seconds of each candidate over `rounds` rounds, each of which calls every one once.
+def interleaved(candidates: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """The median seconds of each candidate over rounds in which every one has a turn, for about `seconds`.
 
-    Before that comes a rest, as in `phnnify compare`: the threads of the one before would still look for
-    work, and a second copy of the same network took twice as long. A call that is not counted fills the
-    caches. Every other round goes backwards. Two rounds at first are not counted.
+    A turn is that of `phnnify compare`: a rest, calls that are not counted, and some that are. Every other
+    round goes backwards. A round at first is not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for i in range(rounds + 2):
+    start = time.perf_counter()
+    for call in candidates.values():
+        turn(call)
+    rounds = int(seconds / (time.perf_counter() - start))
+    for i in range(max(FEWEST, min(MOST, rounds))):
         for name, call in list(candidates.items())[:: -1 if i % 2 else 1]:
-            rest()
-            call()
-            start = time.perf_counter()
-            call()
-            if i >= 2:
-                times[name].append(time.perf_counter() - start)
+            times[name].append(turn(call))
     return {name: median(values) for name, values in times.items()}
 
 

@@ -2,9 +2,10 @@
 
 They take turns, each first in every other round. A turn begins with a rest, in which the threads of the other
 one stop looking for work (with them at it, a second copy of the same network took twice as long), and with
-calls that are not counted: they fill the caches that the other one emptied. The median of the calls that
-follow is the turn's time. The two turns of a round make one ratio; what is said about the ratio is the median
-over all rounds with its 95 % confidence interval, by order statistics: it supposes nothing about the noise.
+calls that are not counted: they wake the threads, and fill the caches that the other one emptied. The median
+of the calls that follow is the turn's time. The two turns of a round make one ratio; what is said about the
+ratio is the median over all rounds with its 95 % confidence interval, by order statistics: it supposes
+nothing about the noise.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from statistics import median
 from typing import Any
 
 CLEAR = 1.03  # a median ratio below this (or above its inverse) is called none, however sure it is
-_REST = 0.02  # seconds before a turn
-_WARM = 0.002  # seconds of calls in a turn that are not counted, at least one call
+_REST = 0.02  # seconds before a turn: torch's threads look for work for a while
+_WARM = 0.005  # seconds of calls in a turn that are not counted, at least one call: threads wake up late
 _TURN = 0.01  # seconds of calls that are, at least one
 _FEWEST, _MOST = 7, 25  # rounds; 7 are the fewest whose extremes hold the median with 95 % confidence
 
@@ -71,28 +72,23 @@ def duel(before: Call, after: Call, *, seconds: float = 2.0) -> Duel:
         seconds: About how long it may take, where 7 rounds take no longer.
     """
     start = time.perf_counter()
-    _turn(before), _turn(after)
+    turn(before), turn(after)
     each = time.perf_counter() - start
     rounds = min(_MOST, max(_FEWEST, int(seconds / each)))
     times: list[tuple[float, float]] = []
     for i in range(rounds):
-        second = _turn(after) if i % 2 else None
-        first = _turn(before)
-        times.append((first, _turn(after) if second is None else second))
+        second = turn(after) if i % 2 else None
+        first = turn(before)
+        times.append((first, turn(after) if second is None else second))
     firsts, seconds_ = zip(*times, strict=True)
     return Duel(
         quartiles(firsts), quartiles(seconds_), median_interval([a / b for a, b in times]), len(times)
     )
 
 
-def rest() -> None:
-    """Wait until the threads of what ran before have stopped looking for work: torch's do so for a while."""
+def turn(call: Call) -> float:
+    """The median seconds of some calls in a row, after a rest and calls that are not counted."""
     time.sleep(_REST)
-
-
-def _turn(call: Call) -> float:
-    """The median seconds of some calls in a row."""
-    rest()
     _calls(call, _WARM)
     return median(_calls(call, _TURN))
 

@@ -40,6 +40,7 @@ class _PHMConv(PHMLayer):
         "groups",
         "padding_mode",
     )
+    minds_layout = True
     _reversed_padding_repeated_twice: list[int]
 
     def __init__(
@@ -80,13 +81,16 @@ class _PHMConv(PHMLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x ([batch,] in_channels, *positions) to ([batch,] out_channels, *positions)."""
-        if self._one_group() and self._in_factors(x):
-            if x.dim() < self.S.dim() - 1:
-                return self.forward(x.unsqueeze(0)).squeeze(0)
-            return self._by_rows(x) if self._pointwise() and self._has_rows(x) else self._in_steps(x)
+        weight = self._kept(x)
+        if weight is None:
+            if self._one_group() and self._in_factors(x):
+                if x.dim() < self.S.dim() - 1:
+                    return self.forward(x.unsqueeze(0)).squeeze(0)
+                return self._by_rows(x) if self._pointwise() and self._has_rows(x) else self._in_steps(x)
+            weight = self._composed(x)
         # The dense twin's own forward step, which reads stride, padding and so on from this module.
         twin: Any = self.twin
-        y: Tensor = twin._conv_forward(self, x, self.weight, self.bias)
+        y: Tensor = twin._conv_forward(self, x, weight, self._held_bias())
         return y
 
     def _in_factors(self, x: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,36 +17,46 @@ NAMES = ("A", "S", "U", "V")
 class Seen(NamedTuple):
     """A factor when the weight was composed from it: held, so that no other can take its identity."""
 
+    owner: Mapping[str, Tensor | None]
     name: str
     factor: Tensor
     version: int
     place: int
 
-    @classmethod
-    def of(cls, name: str, factor: Tensor) -> Seen:
-        """The factor as it is now."""
-        return cls(name, factor, factor._version, factor.data_ptr())
-
 
 class Composed(NamedTuple):
-    """A composed weight (out, in, *kernel), and what it was composed from."""
+    """A composed weight, as its layer's dense twin stores it, and what it was composed from."""
 
     seen: tuple[Seen, ...]
     weight: Tensor
 
     @classmethod
-    def of(cls, factors: Factors) -> Composed:
-        """The weight of factors, free of the caller's autograd and autocast modes."""
-        seen = tuple(Seen.of(name, f) for name, f in zip(NAMES, factors, strict=True) if f is not None)
+    def of(
+        cls,
+        factors: Factors,
+        owner: Callable[[str], Mapping[str, Tensor | None]],
+        orient: Callable[[Tensor], Tensor],
+    ) -> Composed:
+        """The weight of factors, free of the caller's autograd and autocast modes.
+
+        Args:
+            factors: As they are now.
+            owner: For the name of a factor, the dictionary of the module in which it is looked for later.
+            orient: From (out, in, *kernel) to what the twin stores.
+        """
+        seen = tuple(
+            Seen(owner(name), name, factor, factor._version, factor.data_ptr())
+            for name, factor in zip(NAMES, factors, strict=True)
+            if factor is not None
+        )
         device = factors.S.device.type
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-            return cls(seen, algebra.compose(*factors))
+            return cls(seen, orient(algebra.compose(*factors)))
 
-    def is_of(self, parameters: Mapping[str, Tensor | None], buffers: Mapping[str, Tensor | None]) -> bool:
-        """Whether a module's parameters (a fixed algebra: buffers) are the same, with the same values."""
-        for name, factor, version, place in self.seen:
-            held = parameters[name] if name in parameters else buffers[name]
-            if held is not factor or factor._version != version or factor.data_ptr() != place:
+    def is_of(self) -> bool:
+        """Whether the factors are the same, with the same values."""
+        for owner, name, factor, version, place in self.seen:
+            if owner.get(name) is not factor or factor._version != version or factor.data_ptr() != place:
                 return False
         return True
 
