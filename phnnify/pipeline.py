@@ -21,7 +21,7 @@ from phnnify.data import DataOptions, read_data
 from phnnify.distilling.distillation import train_student
 from phnnify.distilling.recipe import Recipe, RunFiles
 from phnnify.errors import PlanError, UsageError
-from phnnify.evaluate import evaluate
+from phnnify.evaluate import Evaluation, evaluate
 from phnnify.feed import make_feed
 from phnnify.fit import Progress
 from phnnify.given import shown_algebras
@@ -34,6 +34,11 @@ from phnnify.trace import Trace, trace
 
 _ATTEMPTS = 6  # sizes that a bisection tries
 _CHECKED = 2048  # samples of referenced data on which a student is measured while it learns
+_RIGHT = 0.75  # below this accuracy of an original on images as they lie in a file, one asks why
+_DOUBT = (
+    "The original itself is right on {:.1%} of the evaluation data only. If its images were normalized when "
+    "it was trained, give the same --mean and --std."
+)
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ def convert(
     evaluation = _Evaluation(eval_data, data_options, seed)
     if eval_data is not None:
         watch("comparing with the original", 0, 0)
-        report = replace(report, evaluation=evaluate(model, done.model, evaluation.all()))
+        report = evaluation.of(report, model, done.model)
     result = Result(done.model, done.choice.plan, report, specs)
     if distill is None:
         return result
@@ -258,7 +263,7 @@ def distill(
     plan = _plan_seen(traced, student)
     report = make_report(traced, plan)
     if eval_data is not None:
-        report = replace(report, evaluation=evaluate(teacher, student, evaluation.all()))
+        report = evaluation.of(report, teacher, student)
     result = Result(student, plan, report, specs)
     return _distilled(teacher, result, material, evaluation, recipe, files or RunFiles(), watch)
 
@@ -307,6 +312,22 @@ class _Evaluation:
     def __init__(self, data: str | Iterable[Any] | None, options: DataOptions | None, seed: int) -> None:
         self._data: Any = data if data is None or isinstance(data, str) else list(_batched(data))
         self._options, self._seed = options, seed
+
+    def of(self, report: Report, teacher: nn.Module, student: nn.Module) -> Report:
+        """The report with what the two give on all of it, and with a doubt where the first is often wrong."""
+        found = evaluate(teacher, student, self.all())
+        doubts = (
+            (_DOUBT.format(found.accuracy.teacher),) if self._is_doubtful(found) and found.accuracy else ()
+        )
+        return replace(report, evaluation=found, notes=(*report.notes, *doubts))
+
+    def _is_doubtful(self, found: Evaluation) -> bool:
+        """Whether an original that sees images, as they are in a file, is wrong on many."""
+        normalized = not isinstance(self._data, str) or (self._options is not None and self._options.mean)
+        if normalized or found.accuracy is None or found.accuracy.teacher >= _RIGHT:
+            return False
+        first = next(iter(self.all())).args
+        return bool(first) and first[0].dim() == 4 and first[0].is_floating_point()
 
     def all(self) -> Iterable[Batch]:
         return _opened(self._data, self._options, None, self._seed)
