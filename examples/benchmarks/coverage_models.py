@@ -243,6 +243,16 @@ TRANSFORMERS = (
     ),
     _generator("mixtral", "MixtralForCausalLM", TOKENS, **GROUPED, num_local_experts=4),
     _generator(
+        "qwen3-moe",
+        "Qwen3MoeForCausalLM",
+        TOKENS,
+        **GROUPED,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+    ),
+    _generator("gpt-oss", "GptOssForCausalLM", TOKENS, **GROUPED, num_local_experts=4),
+    _generator(
         "mamba", "MambaForCausalLM", TOKENS, **WORDS, hidden_size=32, num_hidden_layers=2, state_size=8
     ),
     _generator(
