@@ -85,8 +85,8 @@ def main() -> None:
                 times = interleaved(calls, SECONDS)
             cells = [f"{columns} → {out}, {kernel}, {stride}, {side}", str(batch)]
             for name, target in (("ONNX", ONNX), ("PyTorch", PYTORCH)):
-                before, after = times[f"{name} dense"], times[f"{name} factored"]
-                cells += [f"{1e3 * before:.2f}", f"{before / after:.2f}"]
+                ratio = times.ratio(f"{name} dense", f"{name} factored")
+                cells += [f"{1e3 * times.of(f'{name} dense'):.2f}", f"{ratio:.2f}"]
                 cells += [f"{predicted(layer, x, stride, target):.2f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
 

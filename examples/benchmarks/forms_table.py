@@ -110,11 +110,11 @@ def measured(cell: Cell) -> Iterator[dict[str, Any]]:
         whole = seconds(composed(matrix), batch, target)
         yield {
             "cell": [*cell, name],
-            "dense": 1e3 * times["dense"] / len(layers(columns, out, 1).layers),
-            "ratios": {form: times["dense"] / times[form] for form in ("factored", "folded")},
+            "dense": 1e3 * times.of("dense") / len(layers(columns, out, 1).layers),
+            "ratios": {form: times.ratio("dense", form) for form in ("factored", "folded")},
             "predicted": whole / seconds(factored(one.order, matrix), batch, target),
             "auto": one.fastest_form(torch.empty(batch, columns), target),
-            "rebuilt": times["rebuilt"] / times["dense"] if "rebuilt" in times else None,
+            "rebuilt": times.ratio("rebuilt", "dense") if "rebuilt" in calls else None,
         }
 
 

@@ -109,7 +109,7 @@ def ratios(theirs: Theirs, ours: phnnify.HyperNetwork, seconds: float) -> list[f
     trained = interleaved(steps, seconds)
     with torch.no_grad():
         forward = interleaved(calls, seconds)
-    return [times["theirs"] / times["ours"] for times in (trained, forward)]
+    return [times.ratio("theirs", "ours") for times in (trained, forward)]
 
 
 def print_numbers(library: Any, seconds: float) -> None:

@@ -46,6 +46,7 @@ ORDERS = {"resnet50": ("4", "4/2")}
 CELLS = [
     f"{name}:{order}:{batch}" for name in INPUTS for order in ORDERS.get(name, ("4",)) for batch in (1, 32)
 ]
+TARGETS = ("ONNX Runtime", "PyTorch")
 LEAST, MOST_LOADING = 0.97, 3.0
 SECONDS = 20.0  # about so long for each cell
 
@@ -113,7 +114,7 @@ class Files:
     def loading(self) -> float:
         """Time to load the folded file / the dense one."""
         times = interleaved({name: partial(self.session, name) for name in ("dense", "folded")}, 1.0)
-        return times["folded"] / times["dense"]
+        return times.ratio("folded", "dense")
 
 
 def measured(cell: str) -> dict[str, Any]:
@@ -135,7 +136,13 @@ def measured(cell: str) -> dict[str, Any]:
         times = interleaved(calls, SECONDS)
         return {
             "cell": cell,
-            "milliseconds": {kind: 1e3 * seconds for kind, seconds in times.items()},
+            "milliseconds": {kind: 1e3 * times.of(kind) for kind in calls},
+            "ratios": {
+                kind: times.ratio(f"{target} dense", kind)
+                for target in TARGETS
+                for kind in calls
+                if kind.startswith(target)
+            },
             "bytes": {kind: file.bytes for kind, file in files.found.items()},
             "loading": files.loading(),
         }
@@ -145,18 +152,16 @@ def show(row: dict[str, Any]) -> None:
     """A line of the table."""
     name, order, batch = row["cell"].split(":")
     cells = [name, order, batch]
-    for target in ("ONNX Runtime", "PyTorch"):
-        before, after = (row["milliseconds"][f"{target} {kind}"] for kind in ("dense", "converted"))
-        cells += [f"{before:.2f}", f"{before / after:.2f}: {verdict(before / after >= LEAST)}"]
+    for target in TARGETS:
+        ratio = row["ratios"][f"{target} converted"]
+        cells += [f"{row['milliseconds'][f'{target} dense']:.2f}", f"{ratio:.2f}: {verdict(ratio >= LEAST)}"]
     sizes = row["bytes"]
     cells += [f"{sizes['dense'] / 1e6:.2f} → {sizes['auto'] / 1e6:.2f}"]
     cells += [f"{row['loading']:.2f}: {verdict(row['loading'] <= MOST_LOADING)}"]
     if "auto int8" in sizes:
         cells += [f"{sizes['dense int8'] / 1e6:.2f} → {sizes['auto int8'] / 1e6:.2f}"]
-        dense, *smaller = (
-            row["milliseconds"][f"ONNX Runtime {kind}"] for kind in ("dense", "dense int8", "converted int8")
-        )
-        cells += [" → ".join(f"{dense / time:.2f}" for time in smaller)]
+        smaller = (row["ratios"][f"ONNX Runtime {kind} int8"] for kind in ("dense", "converted"))
+        cells += [" → ".join(f"{ratio:.2f}" for ratio in smaller)]
     print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -71,8 +71,8 @@ def main() -> None:
         recipe = phnnify.Recipe(batch=size, precision=precision)
         learners = {key: Learner(teacher, student, recipe, batch) for key, student in students.items()}
         times = interleaved(learners, seconds)
-        shares = [time / times["dense"] for time in times.values()]
-        cells = [f"{1000 * t:.0f} ({s:.2f})" for t, s in zip(times.values(), shares, strict=True)]
+        shares = [times.ratio(key, "dense") for key in learners]
+        cells = [f"{1000 * times.of(key):.0f} ({s:.2f})" for key, s in zip(learners, shares, strict=True)]
         print(f"| {precision} | {' | '.join(cells)} | {verdict(max(shares) <= LIMIT)} |", flush=True)
 
 
