@@ -1,15 +1,17 @@
 """Which way of computing with a weight in factors is faster: a small model of time.
 
-A matrix product takes as long as its arithmetic or its memory traffic, whichever is longer (the roofline,
-Williams et al. 2009), and a fixed time as an operator:
+A matrix product or a convolution takes as long as its arithmetic and its memory traffic, one after the other,
+and a fixed time as an operator:
+
+    multiplications / speed + bytes / bandwidth + overhead
+
+In PyTorch matrix products hide one behind the other (the roofline, Williams et al. 2009), and run at half
+their speed with `half` rows; those of up to 16 rows have a speed of their own, since they run in another way:
 
     max(multiplications / speed · (1 + half / rows), bytes / bandwidth) + overhead
 
-where a product of `half` rows runs at half its speed. In PyTorch those of up to 16 rows have a speed of their
-own: they run in another way, and on one thread. A convolution, whose blocks of channels are copied on the
-way, takes as long as both together, each at a speed of its own:
-
-    multiplications / speed + bytes / bandwidth + overhead
+In ONNX Runtime a convolution in factors also loses what is fused into a composed one: norm, activation and
+sum read and write its outputs once more each.
 
 The composed weight is one such operator. In factors it is two: one with S, and a thin one with A, whose
 result is written and read again, and a sum with the bias; a low-rank term is two more. What is written counts
@@ -34,7 +36,8 @@ _NUMBER = 4  # bytes
 _CACHED = 3  # times the bandwidth of the memory
 _WORTH = 1.05  # what the factors must promise: so much is left out here, and the composed weight is sure
 _WORTH_CONVOLUTION = 1.15  # whose neighbours pass channels on in the runtime's own layout, as it does
-_CACHED_MAPS = 24 * 2**20  # bytes that a convolution reads and writes and that stay in the cache meanwhile
+_CACHED_WEIGHTS = 4 * 2**20  # bytes of weights that stay in the processor's cache between two runs
+_CACHED_MAPS = 24 * 2**20  # bytes that an operator reads and writes and that stay there meanwhile
 _CHANNELS = 8  # a vector of them: convolutions of fewer run far below the speed of a matrix product
 
 
@@ -46,22 +49,28 @@ class Target(NamedTuple):
         bandwidth: Bytes a second, from memory.
         half: The rows at which a matrix product reaches half that speed.
         overhead: Seconds of a step that does nothing, with the reshaping around it.
-        cache: Weights of so many bytes stay in the processor's cache between two runs.
         few: Speed and half instead, for products of up to 16 rows (`products.FEW_ROWS`).
-        convolving: Speed and bandwidth of convolutions.
+        hides: Whether of arithmetic and traffic the shorter one takes no time.
+        convolutions: The constants of convolutions, where they are others.
+        fused: How often the outputs of a convolution in factors are read and written more than those of a
+            composed one, with which the runtime fuses what follows (a norm, an activation, a sum).
     """
 
     speed: float
     bandwidth: float
     half: float
     overhead: float
-    cache: float = 4 * 2**20
     few: tuple[float, float] | None = None
-    convolving: tuple[float, float] = (110e9, 20e9)
+    hides: bool = False
+    convolutions: Target | None = None
+    fused: int = 0
 
 
-PYTORCH = Target(48e9, 20e9, half=29, overhead=30e-6, few=(28e9, 2), convolving=(110e9, 12.5e9))
-ONNX = Target(45e9, 20e9, half=2, overhead=3e-6, convolving=(110e9, 20e9))
+PYTORCH = Target(
+    speed=48e9, bandwidth=20e9, half=29, overhead=30e-6, few=(28e9, 2), hides=True,
+    convolutions=Target(speed=110e9, bandwidth=12.5e9, half=0, overhead=30e-6),
+)  # fmt: skip
+ONNX = Target(speed=110e9, bandwidth=22e9, half=0, overhead=3e-6, fused=3)
 
 
 class Step(NamedTuple):
@@ -80,23 +89,15 @@ class Step(NamedTuple):
     writes: float
 
     def time(self, positions: int, target: Target) -> float:
-        """Seconds, as a matrix product."""
+        """Seconds."""
         rows = self.rows * positions
-        speed, half = target.few if target.few and rows <= FEW_ROWS else (target.speed, target.half)
+        few = target.few is not None and rows <= FEW_ROWS
+        speed, half = target.few if target.few is not None and few else (target.speed, target.half)
         arithmetic = self.weights * (rows + half) / speed
-        kept = _NUMBER * self.weights <= target.cache
-        bandwidth = target.bandwidth * (_CACHED if kept else 1)
-        return max(arithmetic, self._bytes(positions) / bandwidth) + target.overhead
-
-    def convolution_time(self, positions: int, target: Target) -> float:
-        """Seconds, as a convolution or a part of one."""
-        speed, bandwidth = target.convolving
-        moved = self._bytes(positions)
-        bandwidth *= _CACHED if moved <= _CACHED_MAPS else 1
-        return self.weights * self.rows * positions / speed + moved / bandwidth + target.overhead
-
-    def _bytes(self, positions: int) -> float:
-        return _NUMBER * (self.weights + (self.reads + 2 * self.writes) * positions)
+        weights, maps = _NUMBER * self.weights, _NUMBER * (self.reads + 2 * self.writes) * positions
+        slowly = weights * (weights > _CACHED_WEIGHTS) + maps * (maps > _CACHED_MAPS)
+        traffic = (slowly + (weights + maps - slowly) / _CACHED) / target.bandwidth
+        return (max(arithmetic, traffic) if target.hides else arithmetic + traffic) + target.overhead
 
 
 def composed(matrix: tuple[int, ...], stride: int = 1) -> list[Step]:
@@ -132,10 +133,9 @@ def _kronecker(
     return [Step(mix, width * stride, columns * stride, between), Step(weights, n_out, between, out)]
 
 
-def seconds(steps: list[Step], positions: int, target: Target, *, convolution: bool = False) -> float:
-    """The time of operators one after another: matrix products, or those of a convolution."""
-    time = Step.convolution_time if convolution else Step.time
-    return sum(time(step, positions, target) for step in steps)
+def seconds(steps: list[Step], positions: int, target: Target) -> float:
+    """The time of operators one after another."""
+    return sum(step.time(positions, target) for step in steps)
 
 
 @lru_cache(maxsize=4096)
@@ -162,8 +162,9 @@ def prefers_factored(
     if math.prod(filters[3:]) > 1 and min(channels) < _CHANNELS:
         return False
     matrix = (n_out * filters[1], n_in * filters[2], *filters[3:])
-    convolution = len(matrix) > 2
-    whole = seconds(composed(matrix, stride), positions, target, convolution=convolution)
-    steps = factored(Order(n_out, n_in, terms, rank), matrix, stride)
-    parts = seconds(steps, positions, target, convolution=convolution)
-    return (_WORTH_CONVOLUTION if convolution else _WORTH) * parts <= whole
+    steps, worth = factored(Order(n_out, n_in, terms, rank), matrix, stride), _WORTH
+    if len(matrix) > 2:
+        steps += [Step(0, 0, matrix[0], matrix[0])] * target.fused
+        target, worth = target.convolutions or target, _WORTH_CONVOLUTION
+    whole = seconds(composed(matrix, stride), positions, target)
+    return worth * seconds(steps, positions, target) <= whole

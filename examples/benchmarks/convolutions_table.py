@@ -51,9 +51,10 @@ def in_onnx(layer: nn.Module, x: Tensor, form: ExportForm) -> Callable[[], Any]:
 
 def predicted(layer: PHMConv2d, x: Tensor, stride: int, target: Target) -> float:
     """The cost model's ratio."""
+    target = target.convolutions or target
     positions = len(x) * (x.shape[-1] // stride) ** 2
     whole, parts = composed(layer.matrix, stride**2), factored(layer.order, layer.matrix, stride**2)
-    before, after = (seconds(steps, positions, target, convolution=True) for steps in (whole, parts))
+    before, after = (seconds(steps, positions, target) for steps in (whole, parts))
     return before / after
 
 

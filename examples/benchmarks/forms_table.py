@@ -32,7 +32,7 @@ from results import kept_in, use_two_threads
 from timing import interleaved, verdict
 from torch import Tensor, nn
 
-from phnnify import PHMLinear, compose, export_onnx
+from phnnify import PHMLinear, export_onnx
 from phnnify.cost import ONNX, PYTORCH, Target, composed, factored, seconds
 from phnnify.forms import set_form_
 from phnnify.runtime import open_session, prepared
@@ -92,8 +92,14 @@ def in_pytorch(cell: Cell) -> dict[str, Callable[[], Any]]:
     factored, kept = layers(columns, out, n, "factored"), layers(columns, out, n, "folded")
     calls = {"factored": lambda: factored(x), "folded": lambda: kept(x), "dense": lambda: dense(x)}
     if batch == 1:
-        calls["rebuilt"] = lambda: [F.linear(x, compose(f.A, f.S), f.bias) for f in factored.layers]
+        calls["rebuilt"] = lambda: [F.linear(x, rebuilt(f.A, f.S), f.bias) for f in factored.layers]
     return calls
+
+
+def rebuilt(A: Tensor, S: Tensor) -> Tensor:
+    """Σ_r A_r ⊗ S_r as the papers' code has it: all Kronecker products, then their sum."""
+    products = A[:, :, None, :, None] * S[:, None, :, None, :]
+    return products.flatten(3).flatten(1, 2).sum(0)
 
 
 def measured(cell: Cell) -> Iterator[dict[str, Any]]:

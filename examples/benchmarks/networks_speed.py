@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 from fit_table import CASES, load
 from results import kept_in, use_two_threads
-from timing import interleaved, verdict
+from timing import Calls, interleaved, verdict
 from torch import nn
 
 import phnnify
@@ -48,6 +47,7 @@ CELLS = [
 ]
 TARGETS = ("ONNX Runtime", "PyTorch")
 LEAST, MOST_LOADING = 0.97, 3.0
+SESSIONS = 3  # of ONNX Runtime for each file
 SECONDS = 20.0  # about so long for each cell
 
 
@@ -125,14 +125,16 @@ def measured(cell: str) -> dict[str, Any]:
     example = random_example(read_inputs(inputs), dense, seed=0, batch=int(batch))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         files = Files(Path(folder), models, inputs, int(batch))
-        calls: dict[str, Callable[[], Any]] = {
+        calls: dict[str, Calls] = {
             f"PyTorch {kind}": partial(model, *example.args) for kind, model in models.items()
         }
         if batch == "1":
             files.add_int8(example, convolutions=any(isinstance(m, nn.Conv2d) for m in dense.modules()))
         for file in sorted(files.found.keys() - {"folded"}):
             kind = file.replace("auto", "converted")
-            calls[f"ONNX Runtime {kind}"] = prepared(files.session(file), example.args)
+            calls[f"ONNX Runtime {kind}"] = [
+                prepared(files.session(file), example.args) for _ in range(SESSIONS)
+            ]
         times = interleaved(calls, SECONDS)
         return {
             "cell": cell,
