@@ -79,6 +79,10 @@ USES: dict[str, tuple[tuple[int, ...], str, Callable[[Tensor, Tensor, Tensor], T
         (2, 8, 16), "linears", lambda x, w, b: F.linear(x, w[0]) + F.linear(x, w[torch.tensor(-1)])
     ),
     "@ w[i]": ((2, 16, 8), "matmuls", lambda x, w, b: x @ w[0] + x @ w[1]),
+    "a loop over several": (
+        (2, 8, 16), "linears", lambda x, w, b: torch.stack([F.linear(x, u) for u in w]).sum(0) / len(w)
+    ),
+    "unbind, turned": ((2, 16, 8), "matmuls", lambda x, w, b: F.linear(x, w.mT.unbind()[1]) + x @ w[0]),
     "bmm": ((2, 8, 8), "matmuls", lambda x, w, b: torch.bmm(halves(x), w)),
     "bmm, turned": ((2, 4, 8), "linears", lambda x, w, b: halves(x).bmm(w.transpose(1, 2))),
     "@ w, several": ((2, 8, 4), "matmuls", lambda x, w, b: halves(x)[None] @ w),
@@ -106,6 +110,7 @@ OTHERS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor, Tensor], Tens
     "addmm, weighted": ((16, 16), lambda x, w, b: torch.addmm(b, x, w, beta=2)),
     "one of several, in two ways": ((2, 16, 16), lambda x, w, b: F.linear(x, w[0]) + x @ w[1]),
     "some of several": ((4, 16, 8), lambda x, w, b: x.view(-1, 1, 16) @ w[torch.arange(len(x)) % 4]),
+    "several along another axis": ((16, 2, 8), lambda x, w, b: x @ w.unbind(1)[0]),
     "a row of one of several": ((2, 8, 16), lambda x, w, b: x @ w[0, :4].T),
     "several for all": ((2, 16, 8), lambda x, w, b: x @ w),
     "einsum that sums over several": (

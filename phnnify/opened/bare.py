@@ -12,7 +12,7 @@ The layer's name says how the weight is used:
 - `w_table`: rows are looked up: `F.embedding(ids, w)`;
 - `w_linears`, `w_matmuls`: several matrices of one of the first two kinds along a first axis, such as those
   of experts, each in a layer of its own, `w_linears.0` and so on: `F.linear(x, w[e])`, `torch.bmm(x, w)`,
-  `einsum("eti,eoi->eto", x, w)`, `F.grouped_mm(x, w, offs=ends)`.
+  `for u in w: F.linear(x, u)`, `einsum("eti,eoi->eto", x, w)`, `F.grouped_mm(x, w, offs=ends)`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ _TURNS = frozenset({Tensor.T.__get__, Tensor.mT.__get__, Tensor.t, torch.t})  # 
 _TRANSPOSES = frozenset({Tensor.transpose, torch.transpose})
 _STACK_TURNS = frozenset({Tensor.mT.__get__})  # type: ignore[attr-defined]
 _CHOICES = frozenset({Tensor.__getitem__, Tensor.select, torch.select})
+_SPLITS = frozenset({Tensor.unbind, torch.unbind})  # also of a loop over them
 _KINDS = frozenset({Tensor.dtype.__get__, Tensor.device.__get__})  # type: ignore[attr-defined]
-_SIZES = frozenset({Tensor.shape.__get__, Tensor.ndim.__get__, Tensor.dim, Tensor.size})  # type: ignore[attr-defined]
+_SIZES = frozenset(
+    {Tensor.shape.__get__, Tensor.ndim.__get__, Tensor.dim, Tensor.size, Tensor.__len__}  # type: ignore[attr-defined]
+)
 
 
 class Held(Tensor):
@@ -79,6 +82,8 @@ class Held(Tensor):
             return cls.of(held.layer, held.form, held.sizes, not held.turned)
         if is_choice(func, args):
             return args[0].matrix(args[-1])
+        if is_split(func, args, kwargs):
+            return tuple(args[0].matrix(i) for i in range(args[0].sizes[0]))
         if is_fact(func):  # composing would be much work for that
             return args[0].fact(func, *args[1:], **kwargs)
         use = use_of(func, args, kwargs)
@@ -200,6 +205,13 @@ def is_choice(func: Any, args: Sequence[Any]) -> bool:
         number = index.dim() == 0 and index.dtype in (torch.int64, torch.int32)
         return number and not torch.compiler.is_compiling()
     return type(index) is int
+
+
+def is_split(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> bool:
+    """Whether it is each of several held matrices that is asked for."""
+    if func not in _SPLITS or kwargs or not isinstance(args[0], Held):
+        return False
+    return args[0].several and len(args[0].sizes) == 3 and all(axis == 0 for axis in args[1:])
 
 
 def use_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Use | None:
