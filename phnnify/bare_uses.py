@@ -16,18 +16,7 @@ from phnnify.errors import ModelError
 from phnnify.inputs import InputSpec, random_example
 from phnnify.measure import evaluation_copy, forward
 from phnnify.opened import open_modules
-from phnnify.opened.bare import (
-    LINEAR,
-    SEVERAL,
-    Held,
-    Use,
-    is_choice,
-    is_fact,
-    is_split,
-    is_turn,
-    plainly,
-    use_of,
-)
+from phnnify.opened.bare import LINEAR, SEVERAL, Held, Use, needs_no_values, plainly, use_of
 from phnnify.rules import is_unknown
 
 
@@ -92,7 +81,7 @@ class _Watched(Held):
     def __torch_function__(
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if is_turn(func, args) or is_choice(func, args) or is_split(func, args, kwargs) or is_fact(func):
+        if needs_no_values(func, args, kwargs):
             return super().__torch_function__(func, types, args, kwargs)
         kwargs = kwargs or {}
         use = use_of(func, args, kwargs)

@@ -91,8 +91,7 @@ class Step(NamedTuple):
     def time(self, positions: int, target: Target) -> float:
         """Seconds."""
         rows = self.rows * positions
-        few = target.few is not None and rows <= FEW_ROWS
-        speed, half = target.few if target.few is not None and few else (target.speed, target.half)
+        speed, half = target.few if target.few and rows <= FEW_ROWS else (target.speed, target.half)
         arithmetic = self.weights * (rows + half) / speed
         weights, maps = _NUMBER * self.weights, _NUMBER * (self.reads + 2 * self.writes) * positions
         slowly = weights * (weights > _CACHED_WEIGHTS) + maps * (maps > _CACHED_MAPS)

@@ -16,12 +16,6 @@ from phnnify.errors import ModelError
 from phnnify.inputs import Example
 
 
-def _computed(model: nn.Module) -> dict[int, Tensor]:
-    """By id, copies of attributes that were computed from parameters, as torch's older weight norm does."""
-    values = (value for module in model.modules() for value in vars(module).values() if type(value) is Tensor)
-    return {id(value): value.detach().clone() for value in values if not value.is_leaf}
-
-
 def parameter_count(model: nn.Module) -> int:
     """The number of parameters; a tied one counts once."""
     return sum(p.numel() for p in model.parameters())
@@ -66,6 +60,12 @@ def without_cache_(model: nn.Module) -> nn.Module:
         if getattr(config, "use_cache", False) is True:
             config.use_cache = False  # type: ignore[union-attr]
     return model
+
+
+def _computed(model: nn.Module) -> dict[int, Tensor]:
+    """By id, copies of attributes that were computed from parameters, as torch's older weight norm does."""
+    values = (value for module in model.modules() for value in vars(module).values() if type(value) is Tensor)
+    return {id(value): value.detach().clone() for value in values if not value.is_leaf}
 
 
 def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -211,9 +211,8 @@ def _product(z: Tensor, filters: Tensor, bias: Tensor | None = None) -> Tensor:
 def _product_of_few(z: Tensor, filters: Tensor) -> Tensor:
     """Z·filtersᵀ so that every thread reads some of the filters: (rows, in) → (rows, out).
 
-    Measured on 2 threads, in GB of filters a second: of one row 55 in parts, the filters first, 45 in parts,
-    the row first, and 23 in `F.linear`; of two rows 28, 23 and 11, and 28 in one product, the filters first;
-    of four rows 14, 20 and 10.
+    Each number of rows in the way that was fastest (MKL): one in parts, the filters first; two in one
+    product, the filters first; more in parts, the rows first.
     """
     out, columns = filters.shape
     if len(z) == 2:

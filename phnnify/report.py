@@ -37,8 +37,6 @@ LEARNED = (
     "Learned from the original for {steps:,} steps of {batch} inputs, {minutes:.1f} minutes at the highest "
     "rate of {rate:.1e}{kept}. Errors of single layers are those before."
 )
-
-
 _SHOWN = 5  # names in a note
 
 

@@ -54,6 +54,19 @@ def test_thin_convolutions_of_large_images_stay_composed(target: Target) -> None
     assert prefers(Order(4, 4, 2), (512, 512, 3, 3), 7 * 7 * 32, target)
 
 
+def test_convolutions_of_size_one_take_the_filters_first_as_they_run() -> None:
+    order = Order(4, 4, 2)
+    assert factored(order, (64, 256, 1, 1))[0].weights == order.terms * 16 * 64  # the filters
+    assert factored(order, (64, 256))[0].weights == order.terms * 16  # the algebra
+
+
+def test_what_is_fused_into_a_composed_convolution_counts_against_the_factors() -> None:
+    alone = ONNX._replace(fused=0)
+    matrix, positions = (256, 64, 3, 3), 56 * 56 * 32
+    assert prefers(Order(4, 4, 2), matrix, positions, alone)
+    assert not prefers(Order(4, 4, 2), matrix, positions, ONNX)
+
+
 @pytest.mark.parametrize(
     ("order", "kernel"),
     [(Order(4, 4, 4), ()), (Order(4, 4, 2, 3), (3, 3)), (Order(32, 2, 2), ()), (Order.low_rank(5), ())],

@@ -4,8 +4,7 @@
 
 NETWORK is one of the assets (../shared/assets beside the checkout), resnet20 by default. All students see the
 same batch with the same teacher, loss (`Lesson`), optimizer and precision; a step is everything that the
-training loop does with a batch that was read. They take turns for about SECONDS (30), on 2
-threads.
+training loop does with a batch that was read. They take turns for about SECONDS (30), on 2 threads.
 """
 
 from __future__ import annotations

@@ -176,6 +176,11 @@ def plainly(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return func(*map(value, args), **{name: value(given) for name, given in kwargs.items()})
 
 
+def needs_no_values(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> bool:
+    """Whether a held weight answers by itself: turned, as one or each of its matrices, or with a fact."""
+    return is_turn(func, args) or is_choice(func, args) or is_split(func, args, kwargs) or is_fact(func)
+
+
 def is_fact(func: Any) -> bool:
     """Whether it is asked how large a weight is, what kind of numbers it has, and where."""
     return func in _SIZES or func in _KINDS
