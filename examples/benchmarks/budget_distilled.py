@@ -1,4 +1,4 @@
-"""What a budget is worth after distillation: weights of equal sizes against sizes of their own, several seeds.
+"""What a budget is worth after distillation: equal sizes of all weights against sizes of their own, by seed.
 
     python examples/benchmarks/budget_distilled.py [FOLDER [NETWORK[:N[:STEPS[:SEEDS]]] ...]]
 
