@@ -28,7 +28,7 @@ GROUPS = {
     "Reading files and names": "archive weights programs folders hub hollow rebuild zoos offline "
     "references sources",
     "From a network to a plan": "inputs measure axes uses trace rules constants asked plan",
-    "Data": "batches data feed",
+    "Data": "batches data_options arrays images loaders data feed",
     "Fitting": "fit given fresh lockstep calibrate tables sequence rewrite conversion",
     "Choosing forms and sizes": "search survey losses evaluate sensitivity curves budget choose",
     "Folders larger than memory": "pieces shards streaming",

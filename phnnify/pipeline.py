@@ -17,7 +17,8 @@ from phnnify.bare_uses import opened_up
 from phnnify.batches import Batch, as_batch, calibration_batches
 from phnnify.choose import Budgeting, Choice, best_forms
 from phnnify.conversion import Watcher, convert_by, draw_by, nearest_of
-from phnnify.data import DataOptions, read_data
+from phnnify.data import read_data
+from phnnify.data_options import DataOptions
 from phnnify.distilling.distillation import train_student
 from phnnify.distilling.recipe import Recipe, RunFiles
 from phnnify.errors import PlanError, UsageError

@@ -15,7 +15,7 @@ from torch import nn
 
 import phnnify
 from phnnify.algebra import Order, relative_error
-from phnnify.data import DataOptions
+from phnnify.data_options import DataOptions
 from phnnify.distilling.recipe import Recipe, RunFiles
 from phnnify.errors import FileError, ModelError, PlanError, UsageError
 from phnnify.inputs import random_example, read_inputs

@@ -33,7 +33,8 @@ from torch import nn
 import phnnify
 from phnnify.algebra import Order, compose
 from phnnify.batches import Batch
-from phnnify.data import DataOptions, read_data
+from phnnify.data import read_data
+from phnnify.data_options import DataOptions
 from phnnify.evaluate import evaluate
 from phnnify.opened import open_modules
 from phnnify.pipeline import input_specs

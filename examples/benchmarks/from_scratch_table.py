@@ -25,7 +25,8 @@ from results import kept_in, use_two_threads
 from torch import Tensor, nn
 
 import phnnify
-from phnnify.data import DataOptions, read_data
+from phnnify.data import read_data
+from phnnify.data_options import DataOptions
 from phnnify.measure import parameter_count
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     import typer
 
-    from phnnify.data import DataOptions
+    from phnnify.data_options import DataOptions
     from phnnify.distilling.recipe import Recipe
     from phnnify.plan import Plan
     from phnnify.sources import Source
@@ -50,7 +50,7 @@ def read_data_options(size: int | None, mean: str, std: str) -> DataOptions:
     Raises:
         UsageError: --mean or --std is no list of numbers, or they do not fit together.
     """
-    from phnnify.data import DataOptions
+    from phnnify.data_options import DataOptions
 
     return DataOptions(size, read_numbers(mean, "--mean"), read_numbers(std, "--std"))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from phnnify.conversion import Watcher
-    from phnnify.data import DataOptions
+    from phnnify.data_options import DataOptions
     from phnnify.distilling.recipe import RunFiles
     from phnnify.export import OnnxFile
     from phnnify.forms import ExportForm

@@ -19,7 +19,8 @@ from phnnify.comparing.latency import duel
 from phnnify.comparing.probe import Footprint, measure_footprint
 from phnnify.comparing.runners import RUNNERS, NotMeasuredError, Runner
 from phnnify.conversion import Watcher
-from phnnify.data import DataOptions, read_data
+from phnnify.data import read_data
+from phnnify.data_options import DataOptions
 from phnnify.errors import PhnnifyError, UsageError
 from phnnify.evaluate import evaluate
 from phnnify.inputs import Inputs, InputSpec, random_example, read_inputs
