@@ -25,7 +25,7 @@ line of each file.
 GROUPS = {
     "The mathematics": "algebra factorization algebras alternate products cost",
     "The layers, and modules whose weights others hide": "layers opened bare_uses",
-    "Reading files and names": "archive weights programs folders hub hollow rebuild zoos offline "
+    "Reading files and names": "foreign archive weights programs folders hub hollow rebuild zoos offline "
     "references sources",
     "From a network to a plan": "inputs measure axes uses trace rules constants asked plan",
     "Data": "batches data_options arrays images loaders data feed",

@@ -2,17 +2,14 @@
 
 The kind of a file is told by its first bytes, never by its name. Tensors come from safetensors, or from
 torch files through torch's weights-only unpickler. That unpickler also builds modules whose classes are all
-torch's own or ours (`SAFE_CLASSES`): their constructors and `__setstate__` run no code from the file.
+torch's own or ours (`foreign.SAFE_CLASSES`): their constructors and `__setstate__` run no code from the file.
 Anything else needs `trust`, and only then is a file handed to the ordinary unpickler.
 """
 
 from __future__ import annotations
 
-import pickletools
 import warnings
 import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,37 +18,13 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import loss
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from phnnify import layers, opened
 from phnnify.errors import FileError, UntrustedError
+from phnnify.foreign import SAFE_CLASSES, SAFE_GLOBALS, ZIP, foreign_globals, needed
 from phnnify.measure import evaluation_copy, first_line
 from phnnify.references import importable
 
-
-def _torch_layers() -> Iterator[type[nn.Module]]:
-    for candidate in vars(nn).values():
-        if isinstance(candidate, type) and issubclass(candidate, nn.Module):
-            lazy = issubclass(candidate, LazyModuleMixin)
-            if not lazy and candidate.__module__ != loss.__name__:
-                yield candidate
-
-
-SAFE_CLASSES: tuple[type[nn.Module], ...] = (
-    *_torch_layers(),
-    NonDynamicallyQuantizableLinear,
-    *(getattr(layers, name) for name in layers.__all__ if name != "PHMLayer"),
-    opened.OpenAttention,
-    opened.OpenLSTM,
-    opened.OpenGRU,
-    opened.OpenRNN,
-)
-_SAFE_GLOBALS: tuple[Any, ...] = (*SAFE_CLASSES, nn.functional.relu, nn.functional.gelu, torch.Size)
 _UNUSUAL = ("Unsupported operand", "Only persistent_load of storage")  # what torch's safe unpickler lacks
-_LEGACY_PICKLES = 5  # magic number, protocol, system, the object, keys of its storages; then raw numbers
-_ZIP = b"PK\x03\x04"
 _PROGRAM = "archive_format"  # an entry of torch.export's archives alone
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _WRAPPINGS = 4  # dicts around the weights that are looked through
@@ -80,7 +53,7 @@ def read_content(path: Path, *, trust: bool = False) -> Content:
     head = _head(path)
     if head[8:9] == b"{":
         return _read_safetensors(path)
-    if head.startswith(_ZIP):
+    if head.startswith(ZIP):
         _check_zip(path)
         return _content_of(path, _read_torch(path, trust))
     if head.startswith(b"\x80"):
@@ -183,7 +156,7 @@ def _read_torch(path: Path, trust: bool) -> Any:
         UntrustedError: only the ordinary unpickler could, and `trust` is false.
     """
     try:
-        with torch.serialization.safe_globals(list(_SAFE_GLOBALS)):
+        with torch.serialization.safe_globals(list(SAFE_GLOBALS)):
             return _load(path, weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
         reason, foreign = _reason(error), foreign_globals(path)
@@ -191,17 +164,12 @@ def _read_torch(path: Path, trust: bool) -> Any:
             raise FileError(f"{path} is a damaged torch file: {reason}") from None
         if not trust:
             raise UntrustedError(
-                _needed(path, foreign)
+                needed(path, foreign)
                 if foreign
                 else f"{path} is damaged, or pickled in a form that torch cannot read safely: {reason}",
                 hint="save its state_dict and give --arch; or, if you trust the file's origin, --trust",
             ) from None
     return _read_trusted(path)
-
-
-def _needed(path: Path, foreign: list[str]) -> str:
-    more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
-    return f"{path} needs code that is not known to be safe: {', '.join(foreign[:5])}{more}"
 
 
 def _reason(error: Exception) -> str:
@@ -231,54 +199,6 @@ def _load(path: Path, *, weights_only: bool) -> Any:
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(file, map_location="cpu", weights_only=weights_only)
-
-
-def foreign_globals(path: Path) -> list[str]:
-    """The classes and functions that a torch file names and that the safe unpickler does not know.
-
-    Reads the pickle's opcodes; runs nothing. A legacy file is read up to the end of its first pickles.
-    """
-    known = {f"{g.__module__}.{g.__qualname__}" for g in _SAFE_GLOBALS if hasattr(g, "__qualname__")}
-    known |= set(torch._weights_only_unpickler._get_allowed_globals())
-    return [name for name in dict.fromkeys(_globals(path)) if name not in known]
-
-
-def _globals(path: Path) -> Iterator[str]:
-    strings: list[str] = []  # as they are pushed
-    memo: dict[int, str] = {}  # what stood last when an object was remembered
-    try:
-        for opcode, argument, _ in _opcodes(path):
-            if opcode.name == "GLOBAL":
-                yield _python3_name(*str(argument).split(" ", 1))
-            elif opcode.name == "STACK_GLOBAL":
-                yield ".".join(strings[-2:])
-            elif opcode.name == "PROTO":
-                memo.clear()
-            elif opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):
-                memo[len(memo) if argument is None else argument] = strings[-1] if strings else ""
-            elif opcode.name.endswith("GET"):
-                strings.append(memo.get(argument, ""))
-            elif isinstance(argument, str):
-                strings.append(argument)
-    except Exception:  # the end of what can be parsed
-        return
-
-
-def _python3_name(module: str, name: str) -> str:
-    """Pickles of protocol 2, which torch.save writes, call things as Python 2 did."""
-    return ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
-
-
-def _opcodes(path: Path) -> Iterator[Any]:
-    if _head(path).startswith(_ZIP):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    yield from pickletools.genops(archive.read(name))
-        return
-    with path.open("rb") as file:
-        for _ in range(_LEGACY_PICKLES):
-            yield from pickletools.genops(file)
 
 
 def _content_of(path: Path, loaded: Any) -> Content:

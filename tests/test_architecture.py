@@ -73,6 +73,7 @@ ORDER = [
     "asked",
     "zoos",
     "references",
+    "foreign",
     "archive",
     "batches",
     "data_options",
