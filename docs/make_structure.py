@@ -33,7 +33,7 @@ GROUPS = {
     "Choosing forms and sizes": "search survey losses evaluate sensitivity curves budget choose",
     "Folders larger than memory": "pieces shards streaming",
     "Distillation": "distilling",
-    "Writing files": "files store forms graphs export runtime quantizing",
+    "Writing files": "files store capture forms graphs export runtime quantizing",
     "Saying what was done": "report pages chart learned heat",
     "Comparing two networks": "comparing",
     "Hypernetworks": "hyper",

@@ -18,6 +18,7 @@ from torch import nn
 
 from phnnify import folders, hub
 from phnnify.archive import Content, read_content
+from phnnify.capture import write_program
 from phnnify.errors import FileError, UsageError
 from phnnify.files import check_target, is_folder, replacing, replacing_folder
 from phnnify.folders import METADATA_KEY
@@ -28,7 +29,6 @@ from phnnify.inputs import Inputs, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
 from phnnify.plan import Decision, Plan
-from phnnify.programs import write_program
 from phnnify.rebuild import rebuild
 from phnnify.weights import tied_names
 

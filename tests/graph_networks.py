@@ -111,3 +111,20 @@ class Locked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(x)
         return out
+
+
+class Operators(nn.Module):
+    """Every operator that becomes a layer, with unusual arguments; two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.b = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=2)
+        self.up = nn.ConvTranspose2d(16, 8, 2, 2)
+        self.same = nn.Conv2d(8, 8, 3, padding="same", bias=False)
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.norm(self.a(x)).relu()
+        z = self.same(self.up(self.b(y).relu()) + y)
+        return self.head(self.head(z.mean((2, 3)))), z
