@@ -19,7 +19,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Any], source: str) -> N
     """Fill a network in place.
 
     Every entry of the network's state dict must be given, or one that it is tied to; nothing else may be.
-    A prefix that a wrapper put before all names is dropped. Values take the network's dtype.
+    A prefix that a wrapper put before all names is dropped, also that of a training module which held the
+    network (`model.`), where the names fit without it. Values take the network's dtype.
 
     Args:
         model: Changed in place.
@@ -60,7 +61,18 @@ def strip_prefixes(tensors: Mapping[str, Any], wanted: Collection[str]) -> dict[
     for prefix in 2 * _PREFIXES:
         if not stripped.keys() & set(wanted) and all(name.startswith(prefix) for name in stripped):
             stripped = {name[len(prefix) :]: value for name, value in stripped.items()}
-    return stripped
+    return _without_holder(stripped, wanted)
+
+
+def _without_holder(tensors: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+    """The same tensors without what all names begin with, if they are the network's names then."""
+    inner = tensors
+    while not inner.keys() & set(wanted):
+        parts = [name.partition(".") for name in inner]
+        if len({head for head, _, _ in parts}) != 1 or not all(rest for _, _, rest in parts):
+            return tensors
+        inner = {rest: value for (_, _, rest), value in zip(parts, inner.values(), strict=True)}
+    return inner
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:

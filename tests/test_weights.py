@@ -46,6 +46,18 @@ def test_a_wrappers_prefix_is_dropped(prefix: str) -> None:
     assert same_tensors(model.state_dict(), small().state_dict())
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module.model.", "model._orig_mod."])
+def test_the_name_under_which_a_training_module_held_the_network_is_dropped(prefix: str) -> None:
+    model = other()
+    load_weights(model, {prefix + name: value for name, value in small().state_dict().items()}, "net.pt")
+    assert same_tensors(model.state_dict(), small().state_dict())
+
+
+def test_names_that_fit_without_their_beginning_neither_are_shown_as_they_are() -> None:
+    error = refusal(other(), {"model.deep.first": torch.zeros(1), "model.deep.second": torch.zeros(1)})
+    assert "2 unexpected (model.deep.first, model.deep.second)" in str(error)
+
+
 @pytest.mark.parametrize("name", ["module", "_orig_mod"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
 def test_a_network_whose_own_names_begin_like_a_prefix_keeps_them(prefix: str, name: str) -> None:
