@@ -10,7 +10,8 @@ or the same about the means where something after the layer can absorb a constan
 A grouped layer has one of each per group. Large feature maps are thinned to every second or third position,
 as long as there are `_ENOUGH` rows for each column.
 
-Products are taken in float32 over a few samples at a time and added up in float64. Memory is bounded by
+Products are taken in float32 over a few samples at a time, about the means of the first of them, so that
+inputs far from zero lose no digits, and added up in float64. Memory is bounded by
 matrices of `LIMIT`² numbers in all; of wider layers only the diagonal of C is kept.
 """
 
@@ -25,6 +26,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from phnnify.errors import ModelError
 
 LIMIT = 8192  # columns; C then takes 512 MB
 _ENTRIES = 1 << 24  # of the patches that are cut at a time
@@ -89,6 +92,7 @@ class Sums:
         self._layer: Any = layer
         self._cut = _Cut(layer)
         self._sums: list[Tensor] = []
+        self._about: list[Tensor] = []
         self._count = 0
 
     def add(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Sums:
@@ -102,6 +106,9 @@ class Sums:
 
     def _add(self, y: Tensor, x: Tensor) -> None:
         """y: (g, rows, o), x: (g, rows, k)."""
+        if not self._sums:
+            self._about = [t.sum(1, keepdim=True) / max(t.shape[1], 1) for t in (y, x)]
+        y, x = y - self._about[0], x - self._about[1]
         wide = self._cut.wide
         products = [x.square().sum(1), x.new_zeros(())] if wide else [x.mT @ x, x.mT @ y]
         terms = [t.double() for t in (*products, y.square().sum(), y.sum(1), x.sum(1))]
@@ -110,12 +117,15 @@ class Sums:
 
     def statistics(self, *, centered: bool) -> Statistics:
         """The means of what was added; `centered` takes the means of inputs and outputs out."""
-        C, D, energy, mean_y, mean_hat = (total / max(self._count, 1) for total in self._sums)
-        if centered and self._cut.wide:
-            C, energy = C - mean_hat.square(), energy - mean_y.square().sum()
-        elif centered:
-            C, D = C - mean_hat[:, :, None] * mean_hat[:, None], D - mean_hat[:, :, None] * mean_y[:, None]
-            energy = energy - mean_y.square().sum()
+        C, D, energy, y, x = (total / max(self._count, 1) for total in self._sums)
+        mean_y, mean_hat = (t + about[:, 0] for t, about in zip((y, x), self._about, strict=True))
+        for sign, of_y, of_x in [(-1, y, x), *([] if centered else [(1, mean_y, mean_hat)])]:
+            energy = energy + sign * of_y.square().sum()
+            if self._cut.wide:
+                C = C + sign * of_x.square()
+            else:
+                C = C + sign * of_x[:, :, None] * of_x[:, None]
+                D = D + sign * of_x[:, :, None] * of_y[:, None]
         return Statistics(
             C,
             None if self._cut.wide else D,
@@ -125,6 +135,26 @@ class Sums:
             centered,
             self._count,
             self._cut.by_columns,
+        )
+
+
+def check_finite(name: str, layer: nn.Module, statistics: Statistics) -> None:
+    """Refuse numbers that nothing can be fitted to.
+
+    Raises:
+        ModelError: the weight, or what flows into it, holds values that are not finite.
+    """
+    weight = layer.get_parameter("weight")
+    if not weight.isfinite().all():
+        shape = tuple(weight.shape)
+        raise ModelError(
+            f"{name} cannot be fitted: a weight of shape {shape} holds values that are not finite",
+            hint=f"the file may be damaged or its training diverged; --exclude {name!r} keeps this weight",
+        )
+    if not (statistics.C.isfinite().all() and math.isfinite(statistics.energy)):
+        raise ModelError(
+            f"{name} cannot be fitted: its inputs are not finite, or their squares are not (NaN or infinite)",
+            hint=f"look for such values in --data; --exclude {name!r} keeps this weight",
         )
 
 

@@ -27,6 +27,7 @@ _ROUNDS = 15
 # Of the mean diagonal of C; the second is for statistics of few rows, which say less about new inputs.
 # Measured on ResNet-20 (many rows: 1e-2 is best) and an MLP with 512 rows for 784 inputs (1e-1 is best).
 _RIDGE, _RIDGE_FEW_ROWS = 1e-2, 1e-1
+_STILL = 1e-12  # of the square of the mean: a smaller variance is the rounding of float32
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def regularised(weight: Tensor, statistics: Statistics, ridge: float | None = No
     groups, width = statistics.C.shape[:2]
     whole = statistics.C.dim() == 3
     scale = float((statistics.C.diagonal(dim1=1, dim2=2) if whole else statistics.C).mean())
-    if scale <= 0:
+    if scale <= (_STILL * float(statistics.mean_hat.square().mean()) if statistics.centered else 0.0):
         return None
     if ridge is None:
         ridge = _RIDGE + _RIDGE_FEW_ROWS * min(1.0, width / statistics.rows)

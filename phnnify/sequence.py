@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from phnnify.algebra import compose
 from phnnify.batches import Batch
-from phnnify.calibrate import Statistics, Sums, measured_error, refusal
+from phnnify.calibrate import Statistics, Sums, check_finite, measured_error, refusal
 from phnnify.errors import ModelError
 from phnnify.fit import Fit, Progress, fit_to_data, fit_to_problem
 from phnnify.inputs import Example
@@ -96,6 +96,7 @@ def fit_in_sequence_(
             elif isinstance(layer, PHMLayer):
                 sums = later.get(name, Sums(dense)).add(pairs)
                 statistics = sums.statistics(centered=name in absorbed or layer.bias is not None)
+                check_finite(name, dense, statistics)
                 results[name] = _fit_layer_(layer, dense, fits[name], statistics, pairs)
                 if statistics.D is None:
                     notes.append(WIDE.format(name=name))

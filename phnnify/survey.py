@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import nn
 
 from phnnify.batches import Batch
-from phnnify.calibrate import Sums, refusal
+from phnnify.calibrate import Sums, check_finite, refusal
 from phnnify.errors import ModelError
 from phnnify.fit import Progress, regularised
 from phnnify.inputs import Example
@@ -72,6 +72,7 @@ def survey(
             if calls[name]:
                 continue
             statistics = sums.pop(name).statistics(centered=name in absorbed or layer.bias is not None)
+            check_finite(name, layer, statistics)
             problem = regularised(weights[name], statistics)
             if problem is not None:
                 found[name] = tuple(look(name, Search(problem)))

@@ -76,6 +76,16 @@ def test_statistics_are_numpys(name: str, centered: bool) -> None:
     assert found.energy == pytest.approx((y**2).sum() / len(y), rel=1e-5)
 
 
+@pytest.mark.parametrize("centered", [True, False])
+def test_inputs_far_from_zero_lose_no_digits(centered: bool) -> None:
+    layer, x = nn.Linear(6, 4), inputs((200, 6), 0) + 1000
+    found = gather(layer, [(x[:50], x[:50]), (x[50:], x[50:])], centered=centered)
+    rows = x.double() - x.double().mean(0) if centered else x.double()
+    wanted = (rows.t() @ rows / len(rows)).numpy()
+    np.testing.assert_allclose(found.C[0].numpy(), wanted, rtol=1e-7, atol=1e-5)
+    np.testing.assert_allclose(found.mean_hat[0].numpy(), x.double().mean(0).numpy(), rtol=1e-7)
+
+
 @every_layer
 def test_several_batches_and_small_pieces_add_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, shape = LAYERS[name]

@@ -89,15 +89,28 @@ def layer_and(x: Tensor) -> tuple[nn.Linear, Factors, Statistics]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["constant", "one direction", "dead channel", "fewer than columns", "zero weight"]
+    "kind",
+    [
+        "constant",
+        "constant numbers of any kind",
+        "far from zero",
+        "one direction",
+        "dead channel",
+        "fewer than columns",
+        "one row",
+        "zero weight",
+    ],
 )
 def test_poor_inputs_give_finite_results(kind: str) -> None:
     torch.manual_seed(0)
     x = {
         "constant": torch.ones(50, 8),
+        "constant numbers of any kind": torch.rand(1, 8).expand(50, 8),
+        "far from zero": torch.randn(50, 8) + 30_000,
         "one direction": torch.randn(50, 1) * torch.randn(1, 8),
         "dead channel": torch.randn(50, 8) * torch.tensor([0.0] + [1.0] * 7),
         "fewer than columns": torch.randn(3, 8),
+        "one row": torch.randn(1, 8),
         "zero weight": torch.randn(50, 8),
     }[kind]
     layer, start, statistics = layer_and(x)

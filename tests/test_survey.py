@@ -53,3 +53,20 @@ def test_a_layer_that_runs_three_times_is_surveyed_after_the_last(batches: list[
 def test_a_survey_without_inputs_is_refused(model: Net) -> None:
     with pytest.raises(ModelError, match="no calibration inputs"):
         survey(model, NAMES, [], lambda name, search: ())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_that_are_not_finite_are_refused_by_the_name_of_the_layer(
+    value: float, model: Net, batches: list[Batch]
+) -> None:
+    batches[1].args[0][3, 0, 0, 0] = value
+    with pytest.raises(ModelError, match=r"^conv cannot be fitted: its inputs are not finite") as caught:
+        survey(model, NAMES, batches, lambda name, search: ())
+    assert "--data" in (caught.value.hint or "")
+
+
+def test_a_weight_that_is_not_finite_is_refused_by_name(model: Net, batches: list[Batch]) -> None:
+    model.mix.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"^mix cannot be fitted: a weight .* not finite") as caught:
+        survey(model, NAMES, batches, lambda name, search: ())
+    assert "--exclude 'mix'" in (caught.value.hint or "")
