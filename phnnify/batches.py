@@ -72,22 +72,35 @@ def calibration_batches(data: Iterable[Any], samples: int) -> list[Batch]:
 def as_batch(item: Any, where: str) -> Batch:
     """A batch from what a loader gives: a tensor, (inputs, targets), or keyword arguments.
 
+    Inputs are a tensor, a tuple of those that one call takes, or keyword arguments.
+
     Raises:
         FileError: it is something else.
     """
     if isinstance(item, Batch):
         return item
-    if isinstance(item, Tensor) and item.dim():
+    if _is_samples(item):
         return Batch((item,))
     if isinstance(item, (tuple, list)) and item:
         inputs, *rest = item
         targets = rest[0] if rest else None
-        if len(rest) <= 1 and (targets is None or isinstance(targets, Tensor)):
-            return replace(as_batch(inputs, where), targets=targets)
-    if isinstance(item, dict) and item and all(isinstance(value, Tensor) for value in item.values()):
+        if len(rest) <= 1 and (targets is None or _is_samples(targets)):
+            return replace(_inputs(inputs, where), targets=targets)
+    if isinstance(item, dict) and item and all(_is_samples(value) for value in item.values()):
         kwargs = {str(name): value for name, value in item.items() if name != "labels"}
         return Batch((), kwargs, item.get("labels"))
     raise FileError(
         f"{where} gave a {type(item).__name__}",
-        hint="a batch is a tensor, a tuple (inputs, targets), or a dict of keyword arguments",
+        hint="a batch is a tensor, a tuple (inputs, targets), or a dict of keyword arguments; inputs may be "
+        "a tuple of tensors; the first axis of each tensor counts samples",
     )
+
+
+def _inputs(item: Any, where: str) -> Batch:
+    """What stands before the targets: several inputs of one call, or anything that is a batch itself."""
+    several = isinstance(item, (tuple, list)) and len(item) > 1 and all(map(_is_samples, item))
+    return Batch(tuple(item)) if several else as_batch(item, where)
+
+
+def _is_samples(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.dim() > 0

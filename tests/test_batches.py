@@ -22,11 +22,29 @@ def test_calibration_takes_the_first_samples_and_refuses_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "item", [None, 3, "text", (), [torch.zeros(2), torch.zeros(2), torch.zeros(2)], {}, torch.tensor(1)]
+    "item",
+    [
+        None,
+        3,
+        "text",
+        (),
+        [torch.zeros(2), torch.zeros(2), torch.zeros(2)],
+        {},
+        torch.tensor(1),
+        (torch.zeros(3), torch.tensor(1)),
+        {"x": torch.zeros(3), "scale": torch.tensor(1.0)},
+    ],
 )
 def test_anything_else_is_no_batch(item: Any) -> None:
     with pytest.raises(FileError, match="gave a"):
         as_batch(item, "loader")
+
+
+@pytest.mark.parametrize("item", [((X, X + 1), Y), ([X, X + 1], None), ((X, X + 1),)])
+def test_several_inputs_before_the_targets_are_those_of_one_call(item: Any) -> None:
+    batch = as_batch(item, "loader")
+    assert [x[0, 0].item() for x in batch.args] == [0, 1]
+    assert (batch.targets is None) == (len(item) == 1 or item[1] is None)
 
 
 def test_a_batch_is_a_batch() -> None:
