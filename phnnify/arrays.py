@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from phnnify.data_options import DataOptions
 from phnnify.errors import FileError
 from phnnify.measure import first_line
 
+_SAVE_NPZ = "np.savez(path, x=inputs, y=labels) writes one"
+_SAVE_TORCH = 'torch.save({"x": inputs, "y": labels}, path) writes a file that can be read'
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -29,8 +32,6 @@ class Arrays:
     take: Callable[[str, Sequence[int]], Tensor]
 
     def __post_init__(self) -> None:
-        if "x" not in self.shapes:
-            raise FileError(f"{self.path} has no x; it has {', '.join(self.shapes) or 'nothing'}")
         if not self.shapes["x"]:
             raise FileError(f"{self.path}: x is a single number, not samples")
         if "y" in self.shapes and self.shapes["y"][:1] != self.shapes["x"][:1]:
@@ -48,6 +49,14 @@ class Arrays:
         return Batch((x,), targets=y if y is None or y.is_floating_point() else y.long())
 
 
+def _names(path: Path, held: Collection[str]) -> list[str]:
+    """Which of x and y a file holds, told all names in it."""
+    if "x" not in held:
+        shown = ", ".join(list(held)[:8]) or "nothing"
+        raise FileError(f"{path} has no x; it has {shown}", hint="call the inputs x, and their labels y")
+    return [name for name in ("x", "y") if name in held]
+
+
 def _in_memory(path: Path, options: DataOptions, arrays: dict[str, Tensor]) -> Arrays:
     def take(name: str, rows: Sequence[int]) -> Tensor:
         return arrays[name][torch.as_tensor(rows)]
@@ -62,11 +71,23 @@ def open_npz(path: Path, options: DataOptions) -> Arrays:
         FileError: it is a single array, or has no samples x.
     """
     with path.open("rb") as opened:
+        if not (head := opened.peek(8)[:8]).startswith((b"PK", b"\x93NUMPY")):
+            raise FileError(f"{path} is no .npz archive: it begins with {head!r}")
         file = np.load(opened, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise FileError(f"{path} is a single array, not an archive of x and y")
-        arrays = {name: torch.from_numpy(file[name]) for name in ("x", "y") if name in file}
+            raise FileError(f"{path} is a single array, not an archive of x and y", hint=_SAVE_NPZ)
+        arrays = {name: _numbers(path, name, file[name]) for name in _names(path, file.files)}
     return _in_memory(path, options, arrays)
+
+
+def _numbers(path: Path, name: str, array: Any) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except TypeError:
+        raise FileError(
+            f"{path}: {name} holds {array.dtype}, which are no numbers that torch knows",
+            hint="inputs are numbers, labels are whole numbers from 0",
+        ) from None
 
 
 def open_torch(path: Path, options: DataOptions) -> Arrays:
@@ -76,10 +97,12 @@ def open_torch(path: Path, options: DataOptions) -> Arrays:
         FileError: it is damaged, or has no samples x.
         UntrustedError: it can only be read by running code stored inside it.
     """
-    tensors = read_content(path).tensors
-    return _in_memory(
-        path, options, {n: tensors[n] for n in ("x", "y") if isinstance(tensors.get(n), Tensor)}
-    )
+    try:
+        tensors = read_content(path).tensors
+    except FileError as error:
+        raise type(error)(f"{path} cannot be read as data: {error}", hint=_SAVE_TORCH) from None
+    names = _names(path, [name for name, value in tensors.items() if isinstance(value, Tensor)])
+    return _in_memory(path, options, {name: tensors[name] for name in names})
 
 
 def open_safetensors(path: Path, options: DataOptions) -> Arrays:
@@ -90,7 +113,7 @@ def open_safetensors(path: Path, options: DataOptions) -> Arrays:
     """
     try:
         file: Any = safetensors.safe_open(path, framework="pt")
-        names = [name for name in ("x", "y") if name in file.keys()]  # noqa: SIM118 (it is no mapping)
+        names = _names(path, file.keys())
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except safetensors.SafetensorError as error:
         raise FileError(f"{path} cannot be read as data: {first_line(error)}") from None

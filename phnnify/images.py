@@ -84,7 +84,7 @@ class Images:
 
     def _decode(self, name: str) -> Tensor:
         """One image as uint8 (3, height, width)."""
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         try:
             with Image.open(io.BytesIO(self.load(name))) as file:
@@ -92,5 +92,7 @@ class Images:
                 if self.options.size:
                     image = image.resize((self.options.size, self.options.size), Image.Resampling.BICUBIC)
                 return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        except UnidentifiedImageError:
+            raise FileError(f"{self.path}: {name} cannot be read as an image: it is none") from None
         except Exception as error:  # Pillow's decoders raise many things
             raise FileError(f"{self.path}: {name} cannot be read as an image: {first_line(error)}") from None

@@ -37,8 +37,14 @@ def test_bad_files_are_refused_with_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"12345678{")
     np.save(tmp_path / "array.npy", X.numpy())
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    np.savez(tmp_path / "words.npz", x=X.numpy(), y=np.array(["cat"] * len(X)))
+    (tmp_path / "text.npz").write_text("no archive")
+    torch.save((X, Y), tmp_path / "pair.pt")
     for name, words in {
-        "no_x.npz": "has no x",
+        "no_x.npz": "has no x; it has images$",
+        "words.npz": "y holds <U3, which are no numbers",
+        "text.npz": "is no .npz archive: it begins with b'no archi'",
+        "pair.pt": "cannot be read as data: .* holds a tuple",
         "short.npz": "x has 300 samples and y has shape",
         "scalar.npz": "single number",
         "broken.npz": "cannot be read as data",
@@ -47,6 +53,14 @@ def test_bad_files_are_refused_with_what_was_found(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(FileError, match=words):
             read_data(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_a_file_without_x_says_what_it_has_and_what_is_needed(ending: str, tmp_path: Path) -> None:
+    WRITERS[ending](tmp_path / f"d{ending}", images=X, labels=Y)
+    with pytest.raises(FileError, match="has no x; it has images, labels") as caught:
+        read_data(str(tmp_path / f"d{ending}"))
+    assert caught.value.hint == "call the inputs x, and their labels y"
 
 
 def test_pickles_in_data_files_do_not_run(tmp_path: Path) -> None:
