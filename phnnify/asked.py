@@ -65,7 +65,7 @@ class Form:
             min_share = 0.0 if self.fresh else _MIN_SHARE
         return PlanOptions(
             self.n, tuple(include), tuple(exclude), min_share, low_rank, embeddings, self.algebra,
-            self.share_algebra,
+            self.share_algebra, self.fresh,
         )  # fmt: skip
 
 

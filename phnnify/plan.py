@@ -40,6 +40,7 @@ class PlanOptions:
         embeddings: Whether embedding tables, and what is tied to them, may be converted.
         algebra: A fixed one for all weights, of dimension n; None: learned.
         share_algebra: Whether weights of the same form learn one algebra together.
+        fresh: Whether the network is to be trained from scratch, with the papers' order n everywhere.
 
     Raises:
         UsageError: n is below 2 (1 for the real algebra) or not the algebra's dimension, or min_share or
@@ -54,6 +55,7 @@ class PlanOptions:
     embeddings: bool = False
     algebra: Algebra | None = None
     share_algebra: bool = False
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         if self.algebra and self.algebra.n != self.n:
@@ -191,14 +193,19 @@ def _decide(site: Site, options: PlanOptions) -> Decision:
     reason = _reason_to_keep(site, options)
     if reason or site.matrix is None:
         return Decision(site.name, site.kind, site.shape, reason=reason)
-    order = _with_share(
-        Order.closest(site.matrix[0], site.matrix[1], options.n), site.matrix, options.low_rank
-    )
+    order = _with_share(_order(site.matrix, options), site.matrix, options.low_rank)
     if fixed := options.algebra:
         order = Order(site.parts * fixed.n, fixed.n, site.parts * fixed.n)
         return Decision(site.name, site.kind, site.shape, order=order, algebra=fixed.name)
     algebra = SHARED if options.share_algebra else LEARNED
     return Decision(site.name, site.kind, site.shape, order=order, algebra=algebra)
+
+
+def _order(matrix: Sequence[int], options: PlanOptions) -> Order:
+    """The papers' order n, or one of that size where n asks for no more than a size."""
+    if options.fresh or options.share_algebra or options.algebra:
+        return Order.closest(matrix[0], matrix[1], options.n)
+    return Order.sized(matrix, options.n)
 
 
 def _with_share(order: Order, matrix: Sequence[int], share: float) -> Order:
@@ -235,7 +242,7 @@ def _reason_to_keep(site: Site, options: PlanOptions) -> str | None:
 def _reason_of_order(matrix: Sequence[int], options: PlanOptions) -> str | None:
     """Why a weight of this shape is no smaller in this form, or does not have it."""
     out, columns = matrix[:2]
-    order = Order.closest(out, columns, options.n)
+    order = _order(matrix, options)
     fixed = options.algebra
     if fixed and (order.n_out, order.n_in) != (fixed.n, fixed.n):
         return f"the {fixed.name} algebra needs sides that {fixed.n} divides, not {out} and {columns}"

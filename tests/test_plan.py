@@ -47,11 +47,26 @@ def test_every_weight_that_can_be_converted_is() -> None:
     )
 
 
+def test_a_larger_n_leaves_less_of_small_weights_too() -> None:
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 32, 3), nn.Flatten(), nn.Linear(200, 200))
+    sizes = []
+    for n in (2, 4, 8, 16, 32):
+        plan = make_plan(trace(model), PlanOptions(n, min_share=0))
+        assert len(plan.conversions) == 3
+        sizes.append(sum(plan.sizes({"0": (16, 16, 3, 3), "1": (32, 16, 3, 3), "3": (200, 200)}).values()))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 2 * (2304 + 4608 + 40000) / 32
+
+
 @pytest.mark.parametrize(
     ("model", "name", "options", "words"),
     [
         (nn.Sequential(nn.Linear(7, 11)), "0", {"n": 4}, "order does not fit: no number up to 4 divides"),
-        (nn.Sequential(nn.Linear(16, 16)), "0", {"n": 16}, "no saving: 4112 numbers in place of 256"),
+        (
+            nn.Sequential(nn.Linear(16, 16)), "0", {"n": 16, "fresh": True},
+            "no saving: 4112 numbers in place of 256",
+        ),
+        (nn.Sequential(nn.Linear(2, 2)), "0", {"n": 2}, "no saving: 10 numbers in place of 4"),
         (
             nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 1000)), "0", {"n": 2, "min_share": 0.01},
             "small: 0.71% of the parameters, below 1.00%",
@@ -297,9 +312,10 @@ def test_the_real_algebra_converts_everything_and_saves_nothing() -> None:
 
 
 def test_a_fixed_algebra_pays_where_a_learned_one_does_not() -> None:
-    (kept,) = outcomes(nn.Linear(4, 4), n=4)
+    (kept,) = outcomes(nn.Linear(4, 4), n=4, share_algebra=True)
     assert kept == ("kept", "no saving: 68 numbers in place of 16")
-    assert outcomes(nn.Linear(4, 4), n=4, algebra=named_algebra("quaternion")) == [("quaternion", None)]
+    fixed = outcomes(nn.Linear(4, 4), n=4, algebra=named_algebra("quaternion"))
+    assert fixed == [("quaternion", None)]
 
 
 def test_the_dimension_of_a_fixed_algebra_is_n() -> None:
