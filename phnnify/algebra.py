@@ -73,13 +73,13 @@ class Order:
     def sized(cls, shape: Sequence[int], n: int) -> Order:
         """The order that keeps about 1/n of a weight of shape (out, in, *kernel), its algebra counted too.
 
-        That is `closest`, but where its A, which grows as n³, would hold more than twice as many numbers as
-        its S: there it is the one of the smaller orders, with terms for 1/n, whose size is nearest to 1/n.
+        That is `closest`, but where its A, which grows as n³, would hold more numbers than its S: there it is
+        the one of the smaller orders, with terms for 1/n, whose size is nearest to 1/n.
         """
         order, size = cls.closest(shape[0], shape[1], n), math.prod(shape)
-        if (order.n_out * order.n_in) ** 2 <= 2 * size:
+        if (order.n_out * order.n_in) ** 2 <= size:
             return order
-        most = min(n, math.isqrt(math.isqrt(2 * size)) + 2)
+        most = min(n, math.isqrt(math.isqrt(size)) + 2)
         smaller = [cls.closest(shape[0], shape[1], m) for m in range(2, most)]
         below = {(form.n_out, form.n_in) for form in smaller} - {(1, 1)}
         forms = [cls(*blocks, max(1, round(math.prod(blocks) / n))) for blocks in sorted(below)]
