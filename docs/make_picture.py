@@ -15,10 +15,10 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
+from phnnify.change import Change
 from phnnify.export import export_onnx
 from phnnify.pipeline import convert
 from phnnify.render import show_report
-from phnnify.report import Change
 from phnnify.sources import read_network
 from phnnify.store import save
 

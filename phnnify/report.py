@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from phnnify import __version__, algebras
+from phnnify.change import UNMEASURED, Change
 from phnnify.chart import line_chart
 from phnnify.choose import Choice, Level
 from phnnify.distilling.course import Course
@@ -38,19 +39,6 @@ LEARNED = (
     "rate of {rate:.1e}{kept}. Errors of single layers are those before."
 )
 _SHOWN = 5  # names in a note
-
-
-@dataclass(frozen=True)
-class Change:
-    """A number of the original and of the converted network; None where it was not measured."""
-
-    before: int | None = None
-    after: int | None = None
-
-    @property
-    def kept(self) -> float | None:
-        """after/before."""
-        return self.after / self.before if self.before and self.after is not None else None
 
 
 @dataclass(frozen=True)
@@ -95,10 +83,10 @@ class Report:
     """The report of a conversion or an inspection. `to_json` has the keys that stay."""
 
     n: int
-    params: Change
+    params: Change[int]
     layers: tuple[LayerReport, ...]
     notes: tuple[str, ...] = ()
-    bytes: Change = Change()
+    bytes: Change[int] = UNMEASURED
     onnx: OnnxFile | None = None
     evaluation: Evaluation | None = None
     predicted_damage: float | None = None
@@ -106,12 +94,12 @@ class Report:
     distillation: Course | None = None
 
     @property
-    def converted(self) -> Change:
+    def converted(self) -> Change[int]:
         """Parameters of the converted weights alone."""
         rows = [layer for layer in self.layers if layer.status == "converted"]
         return Change(sum(r.params_before for r in rows), sum(r.params_after for r in rows))
 
-    def with_files(self, sizes: Change, onnx: OnnxFile | None = None, note: str | None = None) -> Report:
+    def with_files(self, sizes: Change[int], onnx: OnnxFile | None = None, note: str | None = None) -> Report:
         """The report once files are written; `note` is what to know about the model file."""
         more = [each for each in (note, onnx.note if onnx else None) if each]
         return replace(self, bytes=sizes, onnx=onnx, notes=(*self.notes, *more))
@@ -320,7 +308,7 @@ def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     return rows
 
 
-def _summary_row(what: str, change: Change) -> tuple[str, ...]:
+def _summary_row(what: str, change: Change[int]) -> tuple[str, ...]:
     numbers = ["" if number is None else f"{number:,}" for number in (change.before, change.after)]
     return (what, *numbers, "" if change.kept is None else f"{change.kept:.1%}")
 

@@ -16,6 +16,7 @@ from torch import nn
 from phnnify import folders, hub
 from phnnify.algebra import Factors
 from phnnify.algebras import LEARNED
+from phnnify.change import Change
 from phnnify.conversion import Watcher
 from phnnify.errors import FileError, PlanError, UsageError
 from phnnify.files import replacing_folder, write_text
@@ -23,7 +24,7 @@ from phnnify.fit import Fit
 from phnnify.opened import open_modules
 from phnnify.pieces import pieces_of
 from phnnify.plan import Plan, PlanOptions, check_plan, make_plan
-from phnnify.report import NEEDS_DISTILLATION, Change, Report, make_report
+from phnnify.report import NEEDS_DISTILLATION, Report, make_report
 from phnnify.shards import Shard, in_shards, stored_names, write_shards
 from phnnify.trace import trace
 

@@ -122,6 +122,7 @@ ORDER = [
     "quantizing.storage",
     "quantizing.quantize",
     "quantizing.quantized",
+    "change",
     "chart",
     "report",
     "conversion",

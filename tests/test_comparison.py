@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from phnnify import render
-from phnnify.comparing.comparison import Comparison, EngineCosts, Latency, Pair
+from phnnify.change import Change
+from phnnify.comparing.comparison import Comparison, EngineCosts, Latency
 from phnnify.comparing.latency import Duel, Spread
 from phnnify.errors import ModelError
 from phnnify.evaluate import Accuracy, Agreement, Evaluation
@@ -30,12 +31,12 @@ def judged(teacher: float, student: float) -> Evaluation:
 
 BASE = Comparison(
     names=("net.pt", "net-n4.pt"),
-    params=Pair(1000, 260),
-    bytes=Pair(4000, 1100),
+    params=Change(1000, 260),
+    bytes=Change(4000, 1100),
     engines=(
-        EngineCosts("PyTorch", Pair(), Pair(0.2, 0.1), Pair(8e6, 2e6)),
+        EngineCosts("PyTorch", Change(), Change(0.2, 0.1), Change(8_000_000, 2_000_000)),
         EngineCosts("torch.compile", reason="there is no C++ compiler"),
-        EngineCosts("ONNX Runtime", Pair(4100, 1200), Pair(0.05, 0.06), Pair(9e6, None)),
+        EngineCosts("ONNX Runtime", Change(4100, 1200), Change(0.05, 0.06), Change(9_000_000, None)),
     ),
     latency=(
         times("PyTorch", 1, 2e-3, 2.0),
@@ -60,7 +61,7 @@ def test_smaller_and_faster_without_a_loss_is_taken() -> None:
 
 
 def test_what_is_neither_smaller_nor_faster_is_not_taken() -> None:
-    found = replace(BASE, bytes=Pair(1000, 1000), latency=AS_FAST)
+    found = replace(BASE, bytes=Change(1000, 1000), latency=AS_FAST)
     assert found.verdict.decision == "keep"
     assert found.words == "Keep A (net.pt): B (net-n4.pt) gains nothing that was measured."
 
@@ -102,7 +103,7 @@ def test_the_limits_are_those_of_the_rule(evaluation: Evaluation, decision: str)
 
 
 def test_a_larger_file_is_a_loss() -> None:
-    found = replace(BASE, bytes=Pair(1000, 1500))
+    found = replace(BASE, bytes=Change(1000, 1500))
     assert "is 1.5 times larger" in found.verdict.losses
     assert found.verdict.decision == "trade"
 
@@ -153,7 +154,7 @@ def test_every_form_says_the_verdict_and_the_notes() -> None:
 
 def test_the_terminal_shows_it_in_80_columns() -> None:
     slow = times("torch.compile", 64, 0.0123, 0.51)
-    wide = replace(BASE, latency=(*BASE.latency, slow), bytes=Pair(4_123_456_789, 1_123_456_789))
+    wide = replace(BASE, latency=(*BASE.latency, slow), bytes=Change(4_123_456_789, 1_123_456_789))
     console = Console(record=True, width=80, file=io.StringIO())
     render.show_comparison(wide, console)
     text = console.export_text()

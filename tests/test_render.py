@@ -10,9 +10,10 @@ from torch import nn
 
 import phnnify
 from phnnify import render
+from phnnify.change import Change
 from phnnify.errors import ModelError
 from phnnify.export import OnnxFile
-from phnnify.report import Change, Report
+from phnnify.report import Report
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import pytest
 from torch import nn
 
 import phnnify
+from phnnify.change import Change
 from phnnify.distilling.course import Course, Moment
 from phnnify.evaluate import Accuracy, Agreement, Evaluation
 from phnnify.export import OnnxFile
-from phnnify.report import ADVICE, NEEDS_DISTILLATION, Change, Report, summary
+from phnnify.report import ADVICE, NEEDS_DISTILLATION, Report, summary
 
 ONNX = OnnxFile("small.onnx", 5000, 4800, 1e-6, 2e-7, 18, (2, 3), ("int64:1x?12",), None)
 
@@ -102,13 +103,6 @@ def test_html_shows_names_as_text_and_needs_no_other_file() -> None:
     assert "<script>x</script>" in parsed.text
     assert "needs distillation" in parsed.text
     assert "http" not in page
-
-
-def test_a_change_knows_what_is_kept() -> None:
-    assert Change(200, 50).kept == 0.25
-    assert Change(200, 0).kept == 0
-    assert Change(200).kept is None
-    assert Change().kept is None
 
 
 def course(metrics: dict[int, float]) -> Course:

@@ -60,9 +60,9 @@ def inspect(
 ) -> None:
     """Show what convert would do to each layer, and why; or what a converted network has learned."""
     from phnnify import pipeline
+    from phnnify.change import Change
     from phnnify.files import write_text
     from phnnify.inputs import read_inputs
-    from phnnify.report import Change
 
     if model is None:
         if algebra is None:

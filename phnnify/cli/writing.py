@@ -122,8 +122,8 @@ def save_network(result: Result, target: Path, folder: Path) -> str | None:
 def save_final(result: Result, target: Path, before: int, folder: Path, watch: Watcher) -> Report:
     """Write the final network, drop the state of a run that led to it, and add both sizes, in bytes."""
     from phnnify import store
+    from phnnify.change import Change
     from phnnify.distilling.checkpoint import remove_checkpoint
-    from phnnify.report import Change
 
     watch(f"writing {target.name}", 0, 0)
     note = save_network(result, target, folder)

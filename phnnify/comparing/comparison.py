@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from phnnify import __version__
+from phnnify.change import UNMEASURED, Change
 from phnnify.chart import Curve, curves_chart
 from phnnify.comparing.latency import Duel, Spread
 from phnnify.errors import ModelError
@@ -21,19 +22,6 @@ from phnnify.pages import html_page, html_table, markdown_table
 SIZE_GAIN = 1.1  # times smaller (or larger), from which on a file counts as such
 ACCURACY = (0.01, 0.05)  # a drop that counts against the second network, and one that decides
 AGREEMENT = (0.05, 0.25)  # the same without labels: other answers, or the relative error of the output
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A number of the first and of the second network; None where it was not measured."""
-
-    before: float | None = None
-    after: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """before/after: how many times smaller the second one is."""
-        return self.before / self.after if self.before is not None and self.after else None
 
 
 @dataclass(frozen=True)
@@ -49,9 +37,9 @@ class EngineCosts:
     """
 
     engine: str
-    bytes: Pair = Pair()
-    load_seconds: Pair = Pair()
-    peak_bytes: Pair = Pair()
+    bytes: Change[int] = UNMEASURED
+    load_seconds: Change[float] = UNMEASURED
+    peak_bytes: Change[int] = UNMEASURED
     reason: str | None = None
 
 
@@ -94,8 +82,8 @@ class Comparison:
     """
 
     names: tuple[str, str]
-    params: Pair
-    bytes: Pair
+    params: Change[int]
+    bytes: Change[int]
     engines: tuple[EngineCosts, ...]
     latency: tuple[Latency, ...]
     evaluation: Evaluation | None
@@ -228,9 +216,9 @@ def cost_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     return [row for row in rows if row[1] or row[2]] + _answer_rows(comparison.evaluation)
 
 
-def _row(what: str, pair: Pair, form: str, unit: float = 1) -> tuple[str, ...]:
-    numbers = ["" if n is None else form.format(n * unit) for n in (pair.before, pair.after)]
-    return (what, *numbers, "" if pair.ratio is None else f"{1 / pair.ratio:.1%}" if pair.ratio else "")
+def _row(what: str, change: Change[float], form: str, unit: float = 1) -> tuple[str, ...]:
+    numbers = ["" if n is None else form.format(n * unit) for n in (change.before, change.after)]
+    return (what, *numbers, f"{1 / change.ratio:.1%}" if change.ratio else "")
 
 
 def _answer_rows(evaluation: Evaluation | None) -> list[tuple[str, ...]]:

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from phnnify.batches import Batch, as_batch
+from phnnify.change import Change
 from phnnify.comparing.candidates import Candidate, read_candidate
-from phnnify.comparing.comparison import Comparison, EngineCosts, Latency, Pair
+from phnnify.comparing.comparison import Comparison, EngineCosts, Latency
 from phnnify.comparing.latency import duel
 from phnnify.comparing.probe import Footprint, measure_footprint
 from phnnify.comparing.runners import RUNNERS, NotMeasuredError, Runner
@@ -100,8 +101,8 @@ def compare(
         costs, latency, notes = _all_engines(match, engines)
     return Comparison(
         names=_names(pair),
-        params=Pair(*(side.parameters for side in pair)),
-        bytes=Pair(*(side.bytes for side in pair)),
+        params=Change(*(side.parameters for side in pair)),
+        bytes=Change(*(side.bytes for side in pair)),
         engines=tuple(costs),
         latency=tuple(latency),
         evaluation=evaluation,
@@ -224,9 +225,9 @@ def _costs(engine: str, match: _Match, runners: Sequence[Runner], notes: list[st
     sizes = [onnx_bytes(file) if file and file.suffix == ONNX else None for file in files]
     return EngineCosts(
         engine,
-        bytes=Pair(*sizes),
-        load_seconds=Pair(*(found.seconds if found else None for found in prints)),
-        peak_bytes=Pair(*(found.peak_bytes if found else None for found in prints)),
+        bytes=Change(*sizes),
+        load_seconds=Change(*(found.seconds if found else None for found in prints)),
+        peak_bytes=Change(*(found.peak_bytes if found else None for found in prints)),
     )
 
 
