@@ -18,8 +18,8 @@ from phnnify.evaluate import Examination
 from phnnify.fit import Fit, fit_weights
 from phnnify.fresh import fresh_factors, fresh_network, kept_note
 from phnnify.given import given_algebras
+from phnnify.notes import ADVICE, FITTED, NEEDS_DISTILLATION, NOTHING_FITTED
 from phnnify.opened import fold_norms, open_modules
-from phnnify.report import ADVICE, FITTED, NEEDS_DISTILLATION, NOTHING_FITTED
 from phnnify.rewrite import dense_weights, rewrite
 from phnnify.sequence import fit_in_sequence_
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -58,19 +58,25 @@ def check_ending(path: Path) -> None:
         raise UsageError(f"cannot tell what to write to {path}", hint=f"endings: {', '.join(ENDINGS)}")
 
 
-def html_page(title: str, body: str) -> str:
-    """A page whose title is escaped, and whose body is HTML already."""
+def markdown_page(title: str, parts: Iterable[str]) -> str:
+    """A page of parts that are Markdown already."""
+    return "\n\n".join([f"# {title}", *parts]) + "\n"
+
+
+def html_page(title: str, paragraphs: Iterable[str], parts: Iterable[str]) -> str:
+    """A page whose title and first paragraphs are escaped, and whose other parts are HTML already."""
     title = html.escape(title)
-    return _PAGE.format(title=title, body=f"<h1>{title}</h1>{body}")
+    words = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
+    return _PAGE.format(title=title, body=f"<h1>{title}</h1>{words}{''.join(parts)}")
 
 
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown; bars in cells are escaped."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in HTML; cells are escaped."""
 
     def line(cells: Sequence[str], tag: str) -> str:

@@ -16,14 +16,13 @@ from phnnify.comparing.comparison import COST_HEADINGS, LATENCY_HEADINGS, Compar
 from phnnify.conversion import Watcher
 from phnnify.errors import PhnnifyError
 from phnnify.export import OnnxFile
+from phnnify.layer_report import LAYER_HEADINGS, layer_cells
 from phnnify.learned import Found
 from phnnify.quantizing.quantized import QuantizedFile
 from phnnify.report import (
-    HEADINGS,
     LEVEL_HEADINGS,
     SUMMARY_HEADINGS,
     Report,
-    layer_cells,
     level_rows,
     summary,
 )
@@ -81,11 +80,11 @@ def _numbers(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 def _layers(report: Report) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
-    table.add_column(HEADINGS[0], overflow="fold", max_width=_NAME_WIDTH)
-    table.add_column(HEADINGS[1], no_wrap=True)
-    for heading in HEADINGS[2:4]:
+    table.add_column(LAYER_HEADINGS[0], overflow="fold", max_width=_NAME_WIDTH)
+    table.add_column(LAYER_HEADINGS[1], no_wrap=True)
+    for heading in LAYER_HEADINGS[2:4]:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(HEADINGS[4], overflow="fold")
+    table.add_column(LAYER_HEADINGS[4], overflow="fold")
     for layer in report.layers:
         name, *cells = layer_cells(layer)
         style = "dim" if layer.status == "kept" else "default"

@@ -5,77 +5,24 @@ Parts that were not measured are None (`null`), never guessed.
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from phnnify import __version__, algebras
+from phnnify import __version__
 from phnnify.change import UNMEASURED, Change
-from phnnify.chart import line_chart
 from phnnify.choose import Choice, Level
 from phnnify.distilling.course import Course
+from phnnify.distilling.shown import MOMENT_HEADINGS, course_charts, moment_rows
 from phnnify.evaluate import Evaluation
 from phnnify.export import OnnxFile
 from phnnify.fit import Fit
-from phnnify.pages import html_page, html_table, markdown_table
+from phnnify.layer_report import LAYER_HEADINGS, LayerReport, layer_cells
+from phnnify.notes import after_distillation, folded_norms
+from phnnify.pages import html_page, html_table, markdown_page, markdown_table
 from phnnify.plan import Plan
 from phnnify.trace import Site, Trace
-
-NEEDS_DISTILLATION = (
-    "Fitted to the weights alone, without data: expect a network near chance. "
-    "It needs distillation from the original before use."
-)
-NOTHING_FITTED = "Nothing was fitted: all weights are drawn anew, to be trained from scratch."
-FITTED = "Fitted to {samples} inputs, layer after layer."
-ADVICE = (
-    "Distillation from the original (--distill) brings it nearer still; look at the accuracy before you use "
-    "it."
-)
-FOLDED = "{kind} folded into the weights of {names}: converted, they have none."
-LEARNED = (
-    "Learned from the original for {steps:,} steps of {batch} inputs, {minutes:.1f} minutes at the highest "
-    "rate of {rate:.1e}{kept}. Errors of single layers are those before."
-)
-_SHOWN = 5  # names in a note
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What happened to one weight, and why.
-
-    Attributes:
-        status: 'converted' or 'kept'; `reason` says why it was kept.
-        order: [n_out, n_in]; with `terms`, None where it was kept.
-        rank: Of a low-rank term; 0 where there is none, None where it was kept.
-        algebra: 'learned', 'shared' (its numbers count with the first layer that has it), or the name of a
-            fixed one (which counts nowhere); None where it was kept.
-        params_share, flops_share: Its part of the network's parameters, and of the FLOPs of all weights whose
-            FLOPs are known.
-        calls, flops: Of one forward pass on the example input; None where unknown.
-        weight_error: ‖W−Ŵ‖/‖W‖. output_error: the same for its outputs, where there was data.
-        predicted_error: What its output error was expected to be, on the inputs that the original sees.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    status: str
-    reason: str | None
-    order: tuple[int, int] | None
-    terms: int | None
-    rank: int | None
-    algebra: str | None
-    params_before: int
-    params_after: int
-    params_share: float
-    calls: int | None
-    flops: int | None
-    flops_share: float | None
-    weight_error: float | None = None
-    output_error: float | None = None
-    predicted_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +51,11 @@ class Report:
         more = [each for each in (note, onnx.note if onnx else None) if each]
         return replace(self, bytes=sizes, onnx=onnx, notes=(*self.notes, *more))
 
+    def with_distillation(self, course: Course, evaluation: Evaluation | None) -> Report:
+        """The report once the network has learned from its original, and was compared with it again."""
+        notes = after_distillation(self.notes, course)
+        return replace(self, notes=notes, distillation=course, evaluation=evaluation)
+
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON form."""
         accuracy = self.evaluation.accuracy if self.evaluation else None
@@ -128,45 +80,34 @@ class Report:
         """The report as JSON."""
         return json.dumps(self.to_dict(), indent=2)
 
+    @property
+    def title(self) -> str:
+        """What a page is called."""
+        return f"phnnify: n = {self.n}"
+
     def to_markdown(self) -> str:
         """The report as Markdown."""
-        parts = [
-            f"# phnnify: n = {self.n}",
-            *self.notes,
-            markdown_table(SUMMARY_HEADINGS, summary(self)),
-        ]
+        parts = [*self.notes, markdown_table(SUMMARY_HEADINGS, summary(self))]
         if self.levels:
             parts += ["## Sizes", markdown_table(LEVEL_HEADINGS, level_rows(self))]
         if self.distillation:
             parts += ["## Distillation", markdown_table(MOMENT_HEADINGS, moment_rows(self.distillation))]
-        parts += ["## Layers", markdown_table(HEADINGS, [layer_cells(layer) for layer in self.layers])]
-        return "\n\n".join(parts) + "\n"
+        parts += ["## Layers", markdown_table(LAYER_HEADINGS, map(layer_cells, self.layers))]
+        return markdown_page(self.title, parts)
 
     def to_html(self) -> str:
         """The report as one HTML page that needs nothing else."""
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        overview = html_table(SUMMARY_HEADINGS, summary(self))
-        rows = html_table(HEADINGS, [layer_cells(layer) for layer in self.layers])
-        sizes = f"<h2>Sizes</h2>{html_table(LEVEL_HEADINGS, level_rows(self))}" if self.levels else ""
-        title = f"phnnify: n = {self.n}"
-        learned = f"<h2>Distillation</h2>{_charts(self.distillation)}" if self.distillation else ""
-        return html_page(title, f"{notes}{overview}{sizes}{learned}<h2>Layers</h2>{rows}")
-
-    def with_distillation(self, course: Course, evaluation: Evaluation | None) -> Report:
-        """The report once the network has learned from its original, and was compared with it again."""
-        best = course.best_step
-        kept = "" if best is None else f"; what is kept is its best state, of step {best:,}"
-        note = LEARNED.format(
-            steps=course.steps, batch=course.batch, minutes=course.seconds / 60, rate=course.rate, kept=kept
-        )
-        notes = [note for note in self.notes if note not in (ADVICE, NEEDS_DISTILLATION)]
-        return replace(self, notes=(*notes, note), distillation=course, evaluation=evaluation)
+        parts = [html_table(SUMMARY_HEADINGS, summary(self))]
+        if self.levels:
+            parts += ["<h2>Sizes</h2>", html_table(LEVEL_HEADINGS, level_rows(self))]
+        if self.distillation:
+            parts += ["<h2>Distillation</h2>", course_charts(self.distillation)]
+        parts += ["<h2>Layers</h2>", html_table(LAYER_HEADINGS, map(layer_cells, self.layers))]
+        return html_page(self.title, self.notes, parts)
 
 
 SUMMARY_HEADINGS = ("whole network", "before", "after", "kept")
 LEVEL_HEADINGS = ("size of the network", "parameters", "expected change of the answer")
-MOMENT_HEADINGS = ("step", "minutes", "loss", "rate", "on --eval")
-HEADINGS = ("layer", "shape", "before", "after", "error, or why it stays")
 
 
 def make_report(
@@ -217,7 +158,7 @@ def make_report(
             )
         )
     saved = sum(layer.params_before - layer.params_after for layer in layers)
-    notes = [*([trace.note] if trace.note else []), *_folded(plan, sites), *notes]
+    notes = [*([trace.note] if trace.note else []), *folded_norms(plan, sites), *notes]
     return Report(
         plan.n,
         Change(trace.parameters, trace.parameters - saved),
@@ -233,48 +174,10 @@ def _parameters(site: Site) -> int:
     return site.parameters + (site.norm.parameters if site.norm else 0)
 
 
-def _folded(plan: Plan, sites: Mapping[str, Site]) -> Iterator[str]:
-    """One sentence for each kind of norm that converted weights had."""
-    kinds: dict[str, list[str]] = {}
-    for name in plan.conversions:
-        if norm := sites[name].norm:
-            kinds.setdefault(norm.kind, []).append(name)
-    for kind, names in kinds.items():
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        yield FOLDED.format(kind=kind.capitalize(), names=", ".join(names[:_SHOWN]) + more)
-
-
 def level_rows(report: Report) -> list[tuple[str, ...]]:
     """One row under `LEVEL_HEADINGS` for each size."""
     total = report.params.before or 0
     return [(f"{x.share:.0%}", f"{int(x.share * total):,}", f"{x.damage:.3f}") for x in report.levels]
-
-
-def moment_rows(course: Course) -> list[tuple[str, ...]]:
-    """One row under `MOMENT_HEADINGS` for each time that the student was measured, else for ten moments."""
-    shown = [m for m in course.history if m.metric is not None]
-    shown = shown or [course.history[i * (len(course.history) - 1) // 9] for i in range(10) if course.history]
-    return [
-        (
-            f"{m.step:,}",
-            f"{m.seconds / 60:.1f}",
-            "" if m.loss is None else f"{m.loss:.4g}",
-            f"{m.rate:.1e}",
-            "" if m.metric is None else f"{m.metric:.1%}",
-        )
-        for m in shown
-    ]
-
-
-def _charts(course: Course) -> str:
-    """The loss, and what was measured, over the steps."""
-    measured = [(m.step, m.metric) for m in course.history if m.metric is not None]
-    curves = {
-        "loss": [(m.step, m.loss) for m in course.history if m.loss is not None],
-        f"{course.metric} on the evaluation data": measured,
-        "learning rate": [(m.step, m.rate) for m in course.history],
-    }
-    return "".join(line_chart(title, "steps", points) for title, points in curves.items() if points)
 
 
 def summary(report: Report) -> list[tuple[str, ...]]:
@@ -311,28 +214,3 @@ def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
 def _summary_row(what: str, change: Change[int]) -> tuple[str, ...]:
     numbers = ["" if number is None else f"{number:,}" for number in (change.before, change.after)]
     return (what, *numbers, "" if change.kept is None else f"{change.kept:.1%}")
-
-
-def layer_cells(layer: LayerReport) -> tuple[str, ...]:
-    """One row under `HEADINGS`."""
-    shape = "×".join(map(str, layer.shape))
-    if layer.status == "kept":
-        return layer.name, shape, f"{layer.params_before:,}", "kept", layer.reason or ""
-    last = form_of(layer)
-    if layer.output_error is not None:
-        last = f"{layer.output_error:.1%} of its output; {last}"
-    elif layer.weight_error is not None:
-        last = f"{layer.weight_error:.1%} of the weight; {last}"
-    elif layer.predicted_error is not None:
-        last = f"{layer.predicted_error:.1%} of its output expected; {last}"
-    elif layer.flops_share is not None:
-        last += f"; {layer.flops_share:.1%} of FLOPs"
-    return layer.name, shape, f"{layer.params_before:,}", f"{layer.params_after:,}", last
-
-
-def form_of(layer: LayerReport) -> str:
-    """What a converted weight is made of, such as `order 8×4, 6 terms, rank 2`."""
-    kronecker = f"order {layer.order[0]}×{layer.order[1]}, {layer.terms} terms" if layer.order else ""
-    algebra = f"{layer.algebra} algebra" if layer.algebra not in (None, algebras.LEARNED) else ""
-    rank = f"rank {layer.rank}" if layer.rank else ""
-    return ", ".join(filter(None, [kronecker if layer.terms else "", algebra, rank]))

@@ -21,10 +21,11 @@ from phnnify.conversion import Watcher
 from phnnify.errors import FileError, PlanError, UsageError
 from phnnify.files import replacing_folder, write_text
 from phnnify.fit import Fit
+from phnnify.notes import NEEDS_DISTILLATION
 from phnnify.opened import open_modules
 from phnnify.pieces import pieces_of
 from phnnify.plan import Plan, PlanOptions, check_plan, make_plan
-from phnnify.report import NEEDS_DISTILLATION, Report, make_report
+from phnnify.report import Report, make_report
 from phnnify.shards import Shard, in_shards, stored_names, write_shards
 from phnnify.trace import trace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phnnify.errors import FileError, UsageError
-from phnnify.pages import html_page, html_table, markdown_table, write_report
+from phnnify.pages import html_page, html_table, markdown_page, markdown_table, write_report
 
 
 class Fixed:
@@ -42,6 +42,10 @@ def test_a_bar_in_a_cell_does_not_end_it_in_markdown() -> None:
     assert markdown_table(("a", "b"), [("x|y", "z")]) == "| a | b |\n| --- | --- |\n| x\\|y | z |"
 
 
+def test_the_parts_of_a_page_in_markdown_are_apart() -> None:
+    assert markdown_page("a", ["b", "## c"]) == "# a\n\nb\n\n## c\n"
+
+
 class Words(HTMLParser):
     """The words of a page, and its tags."""
 
@@ -58,7 +62,7 @@ class Words(HTMLParser):
         self.words.append(data)
 
 
-def test_titles_and_cells_are_text_in_html_whatever_they_hold() -> None:
-    page = Words(html_page("<a&b>", html_table(("<i>",), [("<script>",)])))
-    assert not {"script", "i", "a"} & {*page.tags}
-    assert {"<a&b>", "<i>", "<script>"} <= {*page.words}
+def test_titles_paragraphs_and_cells_are_text_in_html_whatever_they_hold() -> None:
+    page = Words(html_page("<a&b>", ["<u>"], [html_table(("<i>",), [("<script>",)])]))
+    assert not {"script", "i", "a", "u"} & {*page.tags}
+    assert {"<a&b>", "<u>", "<i>", "<script>"} <= {*page.words}

@@ -21,9 +21,9 @@ from phnnify.errors import FileError, ModelError, PlanError, UsageError
 from phnnify.inputs import random_example, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import parameter_count
+from phnnify.notes import ADVICE, NEEDS_DISTILLATION
 from phnnify.plan import Decision, Plan
 from phnnify.references import build_network
-from phnnify.report import ADVICE, NEEDS_DISTILLATION
 from phnnify.weights import load_weights
 from tests.graph_networks import Branching, Careless, Outside, Plain, Tied, Twice
 

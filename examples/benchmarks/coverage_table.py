@@ -45,9 +45,10 @@ import phnnify
 from phnnify.algebra import Order
 from phnnify.bare_uses import opened_up
 from phnnify.inputs import Example, random_example
+from phnnify.layer_report import LayerReport
 from phnnify.measure import first_line, parameter_count
 from phnnify.plan import Plan, PlanOptions, make_plan, with_orders
-from phnnify.report import LayerReport, Report, make_report
+from phnnify.report import Report, make_report
 from phnnify.trace import trace
 
 TOLERANCE = 1e-4  # relative to the largest entry

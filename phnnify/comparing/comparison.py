@@ -5,7 +5,6 @@ What was not measured is None, and a note says why.
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from phnnify.chart import Curve, curves_chart
 from phnnify.comparing.latency import Duel, Spread
 from phnnify.errors import ModelError
 from phnnify.evaluate import Evaluation
-from phnnify.pages import html_page, html_table, markdown_table
+from phnnify.pages import html_page, html_table, markdown_page, markdown_table
 
 SIZE_GAIN = 1.1  # times smaller (or larger), from which on a file counts as such
 ACCURACY = (0.01, 0.05)  # a drop that counts against the second network, and one that decides
@@ -154,22 +153,23 @@ class Comparison:
     def to_markdown(self) -> str:
         """As Markdown."""
         parts = [
-            f"# {self.title}",
             self.words,
             *self.notes,
             markdown_table(COST_HEADINGS, cost_rows(self)),
             "## Latency",
             markdown_table(LATENCY_HEADINGS, latency_rows(self)),
         ]
-        return "\n\n".join(parts) + "\n"
+        return markdown_page(self.title, parts)
 
     def to_html(self) -> str:
         """As one HTML page that needs nothing else."""
-        text = "".join(f"<p>{html.escape(line)}</p>" for line in (self.words, *self.notes))
-        costs = html_table(COST_HEADINGS, cost_rows(self))
-        times = html_table(LATENCY_HEADINGS, latency_rows(self))
-        picture = self.to_svg() if self.latency else ""
-        return html_page(self.title, f"{text}{costs}<h2>Latency</h2>{times}{picture}")
+        parts = [
+            html_table(COST_HEADINGS, cost_rows(self)),
+            "<h2>Latency</h2>",
+            html_table(LATENCY_HEADINGS, latency_rows(self)),
+            self.to_svg() if self.latency else "",
+        ]
+        return html_page(self.title, (self.words, *self.notes), parts)
 
     def to_svg(self) -> str:
         """Latency against batch size, a curve for each network and engine, as an `<svg>` element.
