@@ -135,6 +135,7 @@ ORDER = [
     "comparing.candidates",
     "comparing.probe",
     "comparing.runners",
+    "comparing.verdict",
     "comparing.comparison",
     "comparing.contest",
     "render",

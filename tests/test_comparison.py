@@ -1,4 +1,4 @@
-"""What two networks cost, and which one to take."""
+"""What was found about two networks, in every form."""
 
 from __future__ import annotations
 
@@ -12,22 +12,10 @@ from rich.console import Console
 
 from phnnify import render
 from phnnify.change import Change
-from phnnify.comparing.comparison import Comparison, EngineCosts, Latency
-from phnnify.comparing.latency import Duel, Spread
+from phnnify.comparing.comparison import Comparison, EngineCosts
+from phnnify.comparing.verdict import judge
 from phnnify.errors import ModelError
-from phnnify.evaluate import Accuracy, Agreement, Evaluation
-
-
-def times(engine: str, batch: int, before: float, speedup: float) -> Latency:
-    around = Spread(speedup, 0.99 * speedup, 1.01 * speedup)
-    after = before / speedup
-    spreads = [Spread(middle, 0.9 * middle, 1.1 * middle) for middle in (before, after)]
-    return Latency(engine, batch, Duel(spreads[0], spreads[1], around, 9))
-
-
-def judged(teacher: float, student: float) -> Evaluation:
-    return Evaluation(Agreement(1000, 0.9, 0.1, 0.2), Accuracy("top-1", teacher, student))
-
+from tests.compared import judged, times
 
 BASE = Comparison(
     names=("net.pt", "net-n4.pt"),
@@ -48,64 +36,11 @@ BASE = Comparison(
     threads=2,
     notes=("torch.compile: not measured: there is no C++ compiler",),
 )
-AS_FAST = (times("PyTorch", 1, 2e-3, 1.0),)
-SLOWER = (times("PyTorch", 1, 2e-3, 0.5), times("PyTorch", 8, 2e-3, 0.8))
 
 
-def test_smaller_and_faster_without_a_loss_is_taken() -> None:
-    assert BASE.verdict.decision == "take"
-    assert BASE.words == (
-        "Take B (net-n4.pt): it is 3.6 times smaller; is faster in PyTorch at batch 1 (2.00 times as fast); "
-        "is faster in ONNX Runtime at batch 1, 8 (3.00, 1.10 times as fast)."
-    )
-
-
-def test_what_is_neither_smaller_nor_faster_is_not_taken() -> None:
-    found = replace(BASE, bytes=Change(1000, 1000), latency=AS_FAST)
-    assert found.verdict.decision == "keep"
-    assert found.words == "Keep A (net.pt): B (net-n4.pt) gains nothing that was measured."
-
-
-def test_a_loss_beside_a_gain_is_a_trade_and_both_are_named() -> None:
-    found = replace(BASE, latency=SLOWER, evaluation=judged(0.9, 0.88))
-    assert found.verdict.decision == "trade"
-    assert found.words == (
-        "A trade: B (net-n4.pt) is 3.6 times smaller; but it is slower in PyTorch at batch 1, 8 "
-        "(0.50, 0.80 times as fast); loses 2.0 points of accuracy, from 90.0% to 88.0% on 1,000 inputs."
-    )
-
-
-def test_a_large_loss_of_accuracy_decides_whatever_else_is_gained() -> None:
-    found = replace(BASE, evaluation=judged(0.9, 0.3))
-    assert found.verdict.decision == "keep"
-    assert found.words.startswith("Keep A (net.pt): B (net-n4.pt) loses 60.0 points of accuracy")
-    assert found.words.endswith("though it " + "; ".join(found.verdict.gains) + ".")
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "decision"),
-    [
-        (judged(0.9, 0.891), "take"),
-        (judged(0.9, 0.889), "trade"),
-        (judged(0.9, 0.851), "trade"),
-        (judged(0.9, 0.849), "keep"),
-        (judged(0.5, 0.9), "take"),
-        (Evaluation(Agreement(10, 0.96, 0.1, 0.2), None), "take"),
-        (Evaluation(Agreement(10, 0.94, 0.1, 0.2), None), "trade"),
-        (Evaluation(Agreement(10, 0.74, 0.1, 0.2), None), "keep"),
-        (Evaluation(Agreement(10, None, None, 0.04), None), "take"),
-        (Evaluation(Agreement(10, None, None, 0.06), None), "trade"),
-        (Evaluation(Agreement(10, None, None, 0.26), None), "keep"),
-    ],
-)
-def test_the_limits_are_those_of_the_rule(evaluation: Evaluation, decision: str) -> None:
-    assert replace(BASE, evaluation=evaluation).verdict.decision == decision
-
-
-def test_a_larger_file_is_a_loss() -> None:
-    found = replace(BASE, bytes=Change(1000, 1500))
-    assert "is 1.5 times larger" in found.verdict.losses
-    assert found.verdict.decision == "trade"
+def test_the_verdict_is_that_on_its_file_its_speed_and_its_answers() -> None:
+    assert BASE.verdict == judge(4000 / 1100, BASE.latency, BASE.evaluation)
+    assert BASE.words == BASE.verdict.words("net.pt", "net-n4.pt")
 
 
 def test_without_data_the_verdict_says_that_answers_were_not_compared() -> None:

@@ -1,4 +1,4 @@
-"""Two networks side by side, as one plain value: what they weigh, how fast they are, and which one to take.
+"""Two networks side by side, as one plain value, and as JSON, Markdown, HTML and SVG.
 
 What was not measured is None, and a note says why.
 """
@@ -6,21 +6,17 @@ What was not measured is None, and a note says why.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from phnnify import __version__
 from phnnify.change import UNMEASURED, Change
 from phnnify.chart import Curve, curves_chart
-from phnnify.comparing.latency import Duel, Spread
+from phnnify.comparing.latency import Latency, Spread
+from phnnify.comparing.verdict import Verdict, judge
 from phnnify.errors import ModelError
 from phnnify.evaluate import Evaluation
 from phnnify.pages import html_page, html_table, markdown_page, markdown_table
-
-SIZE_GAIN = 1.1  # times smaller (or larger), from which on a file counts as such
-ACCURACY = (0.01, 0.05)  # a drop that counts against the second network, and one that decides
-AGREEMENT = (0.05, 0.25)  # the same without labels: other answers, or the relative error of the output
 
 
 @dataclass(frozen=True)
@@ -40,29 +36,6 @@ class EngineCosts:
     load_seconds: Change[float] = UNMEASURED
     peak_bytes: Change[int] = UNMEASURED
     reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Both networks in one engine at one batch size."""
-
-    engine: str
-    batch: int
-    duel: Duel
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Which network to take, and why.
-
-    Attributes:
-        decision: 'take' the second one, 'keep' the first one, or 'trade' one good for another.
-        gains, losses: What speaks for the second network, and against it, in words.
-    """
-
-    decision: str
-    gains: tuple[str, ...]
-    losses: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -91,39 +64,13 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Which network to take.
-
-        The second one gains where its file is at least 1.1 times smaller, and in each engine and batch size
-        where it is faster (`Duel.outcome`: the 95 % interval of the ratio excludes 1, and its median is at
-        least 1.03). It loses by the same rules turned round, and where its accuracy is more than 1 point
-        lower; without labels, where more than 5 % of the answers differ, or of the output's norm.
-
-        keep: it gains nothing, or loses more than 5 points of accuracy (without labels: 25 % of the answers).
-        take: it gains something, and loses nothing.
-        trade: anything else.
-        """
-        gains = [*_size_words(self.bytes.ratio, "smaller"), *_speed_words(self.latency, "faster")]
-        inverse = 1 / self.bytes.ratio if self.bytes.ratio else None
-        losses = [*_size_words(inverse, "larger"), *_speed_words(self.latency, "slower")]
-        lost, decides = _lost(self.evaluation)
-        losses += lost
-        if not gains or decides:
-            return Verdict("keep", tuple(gains), tuple(losses))
-        return Verdict("trade" if losses else "take", tuple(gains), tuple(losses))
+        """Which network to take."""
+        return judge(self.bytes.ratio, self.latency, self.evaluation)
 
     @property
     def words(self) -> str:
         """The verdict as sentences."""
-        first, second = f"A ({self.names[0]})", f"B ({self.names[1]})"
-        found = self.verdict
-        good, bad = "; ".join(found.gains), "; ".join(found.losses)
-        if found.decision == "take":
-            text = f"Take {second}: it {good}."
-        elif found.decision == "trade":
-            text = f"A trade: {second} {good}; but it {bad}."
-        else:
-            text = f"Keep {first}: {second} {bad or 'gains nothing that was measured'}"
-            text += f", though it {good}." if good else "."
+        text = self.verdict.words(*self.names)
         return text if self.evaluation else f"{text} What it answers was not compared: that needs --data."
 
     def to_dict(self) -> dict[str, Any]:
@@ -253,38 +200,3 @@ def _milliseconds(spread: Spread) -> str:
     """The median and half of the distance of the quartiles, with three digits."""
     digits = 3 if spread.median < 1e-3 else 2 if spread.median < 1e-2 else 1 if spread.median < 0.1 else 0
     return f"{1e3 * spread.median:.{digits}f} ± {500 * (spread.high - spread.low):.{digits}f}"
-
-
-def _size_words(ratio: float | None, word: str) -> list[str]:
-    return [f"is {ratio:.1f} times {word}"] if ratio is not None and ratio >= SIZE_GAIN else []
-
-
-def _speed_words(rows: Sequence[Latency], outcome: str) -> list[str]:
-    """For each engine, the batch sizes at which it is so, with the ratios."""
-    words = []
-    for engine in dict.fromkeys(x.engine for x in rows):
-        found = [x for x in rows if x.engine == engine and x.duel.outcome == outcome]
-        if found:
-            batches = ", ".join(str(x.batch) for x in found)
-            ratios = ", ".join(f"{x.duel.speedup.median:.2f}" for x in found)
-            words.append(f"is {outcome} in {engine} at batch {batches} ({ratios} times as fast)")
-    return words
-
-
-def _lost(evaluation: Evaluation | None) -> tuple[list[str], bool]:
-    """What was lost in words, if it counts, and whether it alone decides."""
-    if evaluation is None:
-        return [], False
-    accuracy, agreement = evaluation.accuracy, evaluation.agreement
-    counts, decides = ACCURACY if accuracy else AGREEMENT
-    drop = evaluation.drop
-    if drop <= counts:
-        return [], False
-    if accuracy:
-        change = f"from {accuracy.teacher:.1%} to {accuracy.student:.1%}"
-        words = f"loses {100 * drop:.1f} points of accuracy, {change} on {agreement.samples:,} inputs"
-    elif agreement.top1 is not None:
-        words = f"answers {drop:.1%} of {agreement.samples:,} inputs differently"
-    else:
-        words = f"is off by {drop:.1%} of the output"
-    return [words], drop > decides

@@ -15,8 +15,8 @@ from torch import nn
 from phnnify.batches import Batch, as_batch
 from phnnify.change import Change
 from phnnify.comparing.candidates import Candidate, read_candidate
-from phnnify.comparing.comparison import Comparison, EngineCosts, Latency
-from phnnify.comparing.latency import duel
+from phnnify.comparing.comparison import Comparison, EngineCosts
+from phnnify.comparing.latency import Latency, duel
 from phnnify.comparing.probe import Footprint, measure_footprint
 from phnnify.comparing.runners import RUNNERS, NotMeasuredError, Runner
 from phnnify.conversion import Watcher

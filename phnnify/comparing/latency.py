@@ -63,6 +63,15 @@ class Duel:
         return "same"
 
 
+@dataclass(frozen=True)
+class Latency:
+    """Both networks in one engine at one batch size."""
+
+    engine: str
+    batch: int
+    duel: Duel
+
+
 def duel(before: Call, after: Call, *, seconds: float = 2.0) -> Duel:
     """Let two calls take turns.
 
