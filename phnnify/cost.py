@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from phnnify.algebra import Order
-from phnnify.products import FEW_ROWS, filters_first
+from phnnify.products import FEW_ROWS, filters_first, multiplications
 
 Form = Literal["auto", "factored", "folded"]
 _NUMBER = 4  # bytes
@@ -38,6 +38,7 @@ _WORTH = 1.05  # what the factors must promise: so much is left out here, and th
 _WORTH_CONVOLUTION = 1.15  # whose neighbours pass channels on in the runtime's own layout, as it does
 _CACHED_WEIGHTS = 4 * 2**20  # bytes of weights that stay in the processor's cache between two runs
 _CACHED_MAPS = 24 * 2**20  # bytes that an operator reads and writes and that stay there meanwhile
+_TOO_MANY = 4  # times the multiplications of a dense product, up to which reading fewer numbers pays
 _CHANNELS = 8  # a vector of them: convolutions of fewer run far below the speed of a matrix product
 
 
@@ -167,3 +168,9 @@ def prefers_factored(
         target, worth = target.convolutions or target, _WORTH_CONVOLUTION
     whole = seconds(composed(matrix, stride), positions, target)
     return worth * seconds(steps, positions, target) <= whole
+
+
+def prefers_dense(order: Order, matrix: tuple[int, ...]) -> bool:
+    """Whether, whatever the input, the composed weight is better: a product with it multiplies far less."""
+    dense = math.prod(matrix)
+    return multiplications(order, matrix[0], dense // matrix[0]) > _TOO_MANY * dense

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from phnnify.algebra import Order
 
@@ -46,6 +46,13 @@ def _filters_first(A: Tensor, S: Tensor, *, spatial: bool = False) -> bool:
     terms, n_out, n_in = A.shape
     rows, *columns = S.shape[1:]
     return filters_first(Order(n_out, n_in, terms), n_out * rows, n_in * math.prod(columns), spatial=spatial)
+
+
+def product_layout(S: nn.Parameter, order: Order, matrix: tuple[int, ...]) -> nn.Parameter:
+    """The same shape, with memory ordered so that what the product reads is a view of it."""
+    if filters_first(order, matrix[0], math.prod(matrix[1:])):
+        return S
+    return nn.Parameter(S.detach().transpose(0, 1).contiguous().transpose(0, 1))
 
 
 def _costs(order: Order, out: int, columns: int) -> tuple[int, int]:

@@ -30,6 +30,7 @@ ORDER = [
     "cost",
     "layers.fresh",
     "layers.reuse",
+    "layers.factored",
     "layers.base",
     "layers.linear",
     "layers.conv",

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from phnnify.algebra import Order
-from phnnify.cost import ONNX, PYTORCH, Step, Target, composed, factored, prefers_factored, seconds
+from phnnify.cost import (
+    ONNX,
+    PYTORCH,
+    Step,
+    Target,
+    composed,
+    factored,
+    prefers_dense,
+    prefers_factored,
+    seconds,
+)
 
 both = pytest.mark.parametrize("target", [PYTORCH, ONNX])
 
@@ -126,3 +136,9 @@ def test_the_time_grows_with_the_positions_and_with_the_stride() -> None:
     assert seconds(steps, 100, ONNX) < seconds(steps, 1000, ONNX)
     strided = factored(Order(2, 4, 2), (64, 64, 3, 3), 4)
     assert seconds(strided, 1000, ONNX) > seconds(factored(Order(2, 4, 2), (64, 64, 3, 3)), 1000, ONNX)
+
+
+def test_without_an_input_the_weight_is_composed_where_factors_multiply_over_four_times_as_much() -> None:
+    assert not prefers_dense(Order(4, 4, 4), (64, 64))
+    assert not prefers_dense(Order(4, 4, 12), (64, 64))
+    assert prefers_dense(Order(4, 4, 13), (64, 64))

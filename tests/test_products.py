@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from phnnify import products
 from phnnify.algebra import Factors, Order, compose
-from phnnify.products import filters_first, multiplications, multiply, multiply_channels
+from phnnify.products import filters_first, multiplications, multiply, multiply_channels, product_layout
 from tests.kronecker_sums import kron_sum
 
 ORDERS = [  # of a (20, 21) weight
@@ -90,3 +91,14 @@ def test_the_way_that_multiplies_less_is_taken() -> None:
     # 12 filters on 16 blocks of 49, then 200 sums over 12·16.
     assert multiplications(Order(200, 16, 12), 200, 784) == 12 * 784 + 200 * 12 * 16
     assert multiplications(Order.low_rank(5), 10, 20) == 5 * 30
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_the_layout_changes_no_number_and_gives_the_product_a_view(order: Order) -> None:
+    S = nn.Parameter(factors_of(order, 20, 21).S)
+    laid = product_layout(S, order, (20, 21))
+    assert torch.equal(laid, S)
+    if filters_first(order, 20, 21):
+        assert laid is S
+    else:
+        assert laid.transpose(0, 1).is_contiguous()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from phnnify import products
 from phnnify.algebra import Order
 from phnnify.algebras import Algebra
-from phnnify.layers.base import PHMLayer, product_layout
+from phnnify.layers.base import PHMLayer
 
 
 class _PHMConv(PHMLayer):
@@ -70,7 +70,7 @@ class _PHMConv(PHMLayer):
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
         super()._adopt(dense, order, device)
         if self._pointwise():
-            self.S = product_layout(self.S, order, self.matrix)
+            self.S = products.product_layout(self.S, order, self.matrix)
 
     def _pointwise(self) -> bool:
         return self._one_group() and math.prod(self.S.shape[3:]) == 1

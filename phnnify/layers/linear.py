@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from phnnify import products
 from phnnify.algebra import Order
 from phnnify.algebras import Algebra
-from phnnify.layers.base import PHMLayer, product_layout
+from phnnify.layers.base import PHMLayer
 
 
 class PHMLinear(PHMLayer):
@@ -47,7 +47,7 @@ class PHMLinear(PHMLayer):
 
     def _adopt(self, dense: nn.Module, order: Order, device: Any) -> None:
         super()._adopt(dense, order, device)
-        self.S = product_layout(self.S, order, self.matrix)
+        self.S = products.product_layout(self.S, order, self.matrix)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features)."""
