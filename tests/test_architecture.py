@@ -102,6 +102,7 @@ ORDER = [
     "distilling.engine",
     "distilling.lesson",
     "distilling.optimize",
+    "distilling.run",
     "distilling.distillation",
     "weights",
     "pieces",

@@ -20,9 +20,9 @@ import phnnify
 from phnnify import pipeline
 from phnnify.cli import convert as converting
 from phnnify.cli import distill as distilling
-from phnnify.distilling import distillation
 from phnnify.distilling.augment import Augmentation
 from phnnify.distilling.recipe import Recipe
+from phnnify.distilling.run import Run
 from phnnify.errors import ModelError
 from tests.learner import inputs, pair
 from tests.networks import Outcome, command, same_tensors
@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_is_resumed_to_the_same_weights(
     done(run("--quiet"))
     wanted = weights("out.pt")
     Path("out.pt").unlink()
-    learn, taken = distillation._Run._learn, []
+    learn, taken = Run._learn, []
 
     def interrupted(self: Any, batch: Any, done: float) -> Any:
         taken.append(done)
@@ -195,7 +195,7 @@ def test_a_run_that_was_stopped_is_resumed_to_the_same_weights(
         return learn(self, batch, done)
 
     with monkeypatch.context() as patched:
-        patched.setattr(distillation._Run, "_learn", interrupted)
+        patched.setattr(Run, "_learn", interrupted)
         failed(run(), 1, "stopped by Ctrl-C after step 7", "--resume goes on from out.pt.checkpoint")
     assert here() == ({"out.pt.checkpoint"} if verb == "distill" else {"out.pt.checkpoint", "out.pt"})
     failed(run(), 2, "out.pt.checkpoint is the state of a run that was not finished", "--resume")

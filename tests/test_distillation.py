@@ -20,8 +20,9 @@ import phnnify
 from phnnify.batches import Batch
 from phnnify.distilling.augment import Augmentation
 from phnnify.distilling.checkpoint import read_checkpoint
-from phnnify.distilling.distillation import Distilled, train_student
+from phnnify.distilling.distillation import train_student
 from phnnify.distilling.recipe import Recipe, RunFiles
+from phnnify.distilling.run import Distilled
 from phnnify.errors import FileError, ModelError, StoppedError, UsageError
 from phnnify.evaluate import evaluate
 from tests.networks import Small, same_tensors, small

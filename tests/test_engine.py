@@ -14,8 +14,10 @@ from phnnify.distilling.engine import (
     compute_precision,
     learning_copy,
     make_accelerator,
+    mean_of_processes,
     own_randomness,
     set_randomness,
+    teaching_copy,
 )
 from phnnify.errors import UsageError
 from phnnify.layers import PHMLayer
@@ -35,6 +37,30 @@ def test_one_process_on_the_cpu() -> None:
     accelerator = make_accelerator("cpu")
     assert accelerator.device == CPU
     assert (accelerator.num_processes, accelerator.is_main_process) == (1, True)
+
+
+class Two:
+    """Two processes, of which the other one has nothing."""
+
+    num_processes, device = 2, CPU
+
+    def reduce(self, mine: torch.Tensor, how: str) -> torch.Tensor:
+        assert how == "mean"
+        return mine / 2
+
+
+def test_a_mean_is_that_of_all_processes() -> None:
+    assert mean_of_processes(make_accelerator("cpu"), 3.0) == 3
+    assert mean_of_processes(Two(), 3.0) == 1.5
+
+
+def test_a_teacher_that_is_where_it_should_be_shares_its_tensors() -> None:
+    teacher = nn.Sequential(nn.Linear(4, 4), nn.Dropout()).train()
+    there = teaching_copy(teacher, CPU)
+    assert not there.training
+    assert there[0].weight is teacher[0].weight  # type: ignore[index]
+    assert {p.device.type for p in teaching_copy(teacher, torch.device("meta")).parameters()} == {"meta"}
+    assert teacher.training
 
 
 def test_precision_is_what_was_asked_for() -> None:

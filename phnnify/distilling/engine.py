@@ -14,7 +14,7 @@ from torch import nn
 
 from phnnify.errors import UsageError
 from phnnify.layers import PHMLayer
-from phnnify.measure import copied, first_line
+from phnnify.measure import copied, evaluation_copy, first_line
 
 _LEAST_BATCH = 16  # samples, for a BatchNorm to learn from
 _LEARN_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.RNNBase, PHMLayer)
@@ -70,6 +70,23 @@ def _has_bfloat16(device: torch.device) -> bool:
         return False
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def mean_of_processes(accelerator: Any, value: float) -> float:
+    """The mean of what each process has."""
+    if accelerator.num_processes == 1:
+        return value
+    mine = torch.tensor(value, dtype=torch.float32, device=accelerator.device)
+    return float(accelerator.reduce(mine, "mean"))
+
+
+def teaching_copy(teacher: nn.Module, device: torch.device) -> nn.Module:
+    """A copy of a teacher on a device; where it is there already, it shares all tensors."""
+    return evaluation_copy(teacher) if _is_on(teacher, device) else copied(teacher, {}).to(device)
+
+
+def _is_on(model: nn.Module, device: torch.device) -> bool:
+    return all(tensor.device == device for tensor in (*model.parameters(), *model.buffers()))
 
 
 def learning_copy(student: nn.Module, device: torch.device, batch: int) -> nn.Module:
