@@ -132,14 +132,16 @@ def run_counts(model: nn.Module, example: Example) -> dict[str, Run]:
 
 
 def forward(model: nn.Module, example: Example) -> Any:
-    """`model(*args, **kwargs)` without gradients.
+    """`model(*args, **kwargs)` without gradients, on copies: a network may write into its inputs.
 
     Raises:
         ModelError: the network fails on the example.
     """
     try:
         with torch.no_grad():
-            return model(*example.args, **example.kwargs)
+            return model(
+                *(x.clone() for x in example.args), **{name: x.clone() for name, x in example.kwargs.items()}
+            )
     except Exception as error:  # whatever the user's own forward may raise
         shapes = ", ".join(
             f"{str(x.dtype).removeprefix('torch.')} {'x'.join(map(str, x.shape))}"
@@ -147,8 +149,15 @@ def forward(model: nn.Module, example: Example) -> Any:
         )
         raise ModelError(
             f"the network fails on an example input of {shapes or 'nothing'}: {first_line(error)}",
-            hint="give inputs that the network takes (--input, --data), one for each argument of its forward",
+            hint=_hint(model, example),
         ) from None
+
+
+def _hint(model: nn.Module, example: Example) -> str:
+    given = {x.dtype for x in (*example.args, *example.kwargs.values())}
+    if torch.float64 in given and torch.float64 not in {p.dtype for p in model.parameters()}:
+        return 'the network computes in another type than float64: save the inputs as x.astype("float32")'
+    return "give inputs that the network takes (--input, --data), one for each argument of its forward"
 
 
 def _counter(name: str, runs: dict[str, Run]) -> Any:

@@ -43,6 +43,15 @@ class Twice(nn.Module):
         return out
 
 
+class Overwriting(nn.Module):
+    """Writes into its inputs; without parameters."""
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        x -= 3
+        scale *= 2
+        return x * scale
+
+
 class Tied(nn.Module):
     """A head that shares the embedding's weight; input (batch, time) int64."""
 

@@ -60,6 +60,12 @@ def test_a_student_that_is_its_teacher_loses_nothing(teacher: Small) -> None:
     assert Lesson(teacher, Recipe(hidden=1))(teacher, batch()).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_a_teacher_that_writes_into_its_inputs_leaves_the_students_alone() -> None:
+    network, given = nn.Sequential(nn.ELU(inplace=True), nn.Linear(16, 8)), batch()
+    assert Lesson(network, Recipe())(network, given).item() == pytest.approx(0, abs=1e-6)
+    assert torch.equal(given.args[0], batch().args[0])
+
+
 def test_labels_without_weight_change_nothing(teacher: Small, student: nn.Module) -> None:
     lesson = Lesson(teacher, Recipe())
     plain = Batch(batch().args)

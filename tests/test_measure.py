@@ -17,7 +17,7 @@ from phnnify.measure import (
     run_counts,
     tensor_bytes,
 )
-from tests.graph_networks import Careless, Locked, Plain, Tied, Twice
+from tests.graph_networks import Careless, Locked, Overwriting, Plain, Tied, Twice
 
 
 def test_tied_parameters_count_once() -> None:
@@ -77,6 +77,22 @@ def test_a_failing_network_is_described_by_its_input_and_its_own_words() -> None
     with pytest.raises(ModelError, match="input of float32 2x5, int64 1: TypeError") as caught:
         forward(Plain(), Example((torch.zeros(2, 5), torch.zeros(1, dtype=torch.int64)), {}))
     assert "--input" in (caught.value.hint or "")
+
+
+def test_a_network_that_writes_into_its_inputs_writes_into_copies() -> None:
+    network = Overwriting()
+    x, scale = torch.ones(2, 3), torch.ones(1)
+    answers = [forward(network, Example((x,), {"scale": scale})) for _ in range(2)]
+    assert torch.equal(*answers)
+    assert torch.equal(x, torch.ones(2, 3))
+    assert torch.equal(scale, torch.ones(1))
+
+
+def test_float64_inputs_of_a_network_in_float32_are_told_from_other_wrong_ones() -> None:
+    for network, advised in ((nn.Linear(5, 3), True), (nn.Linear(6, 3, dtype=torch.float64), False)):
+        with pytest.raises(ModelError, match="input of float64 2x5") as caught:
+            forward(network, Example((torch.zeros(2, 5, dtype=torch.float64),), {}))
+        assert ('x.astype("float32")' in (caught.value.hint or "")) == advised
 
 
 def test_a_first_line_is_short() -> None:

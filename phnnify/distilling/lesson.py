@@ -107,8 +107,12 @@ class Lesson:
             return class_axis(answer, targets)
         return None if self._recipe.loss == "mse" else (class_axis(answer, targets) or answer.dim() - 1)
 
+    def _copied(self, x: Tensor) -> Tensor:
+        """For one network alone: it may write into its inputs."""
+        return x.clone(memory_format=self._layout if x.dim() == 4 else torch.preserve_format)
+
     def _run(self, model: nn.Module, batch: Batch) -> Any:
-        laid = batch.map(lambda x: x.contiguous(memory_format=self._layout) if x.dim() == 4 else x)
+        laid = batch.map(self._copied)
         try:
             return model(*laid.args, **laid.kwargs)
         except Exception as error:  # whatever the user's own forward may raise
