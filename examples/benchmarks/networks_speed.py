@@ -1,11 +1,12 @@
 """Whole networks and their converted twins, in ONNX Runtime and eager PyTorch, side by side, on 2 threads.
 
-    python examples/benchmarks/networks_speed.py [NETWORK:N[/T]:BATCH ...]
+    python examples/benchmarks/networks_speed.py [NETWORK:N[/T|/data]:BATCH ...]
 
 Assets (../shared/assets beside the checkout) and random networks of the shapes of ResNet-50, ViT-B and GPT-2
 (transformers' defaults; 64 tokens). Converted in closed form at order N with N terms, or with T terms, which
-saves arithmetic. Prints dense time / converted time (above 1 the converted network is faster; the target is
-0.97), the sizes of the ONNX files, and load time / that of the dense file, all layers folded (at most 3).
+saves arithmetic; `data`: as --data does, each weight in the form that fits 512 inputs best. Prints dense time
+/ converted time (above 1 the converted network is faster; the target is 0.97), the sizes of the ONNX files,
+and load time / that of the dense file, all layers folded (at most 3).
 The converted file is made for the batch (`--form auto`). For batch 1 also both files in int8 (networks of
 convolutions calibrated, on the example): size, and time of dense float32 / time of int8, dense → converted.
 Finished cells are kept in results/networks_speed.jsonl; cells given as arguments are measured alone, and not
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fit_table import CASES, load
+from fit_table import CASES, data_of, load
 from results import kept_in, use_two_threads
 from timing import Calls, interleaved, verdict
 from torch import nn
@@ -41,7 +42,7 @@ INPUTS = {
     "mnist_mlp_6_200": "1x1x28x28", "resnet20": "1x3x32x32", "resnet56": "1x3x32x32",
     "charlm": "int64:1x128", "resnet50": "1x3x224x224", "vit_b": "1x3x224x224", "gpt2": "int64:1x64",
 }  # fmt: skip
-ORDERS = {"resnet50": ("4", "4/2")}
+ORDERS = {"resnet50": ("4", "4/2"), **dict.fromkeys(CASES, ("4", "4/data"))}
 CELLS = [
     f"{name}:{order}:{batch}" for name in INPUTS for order in ORDERS.get(name, ("4",)) for batch in (1, 32)
 ]
@@ -70,8 +71,11 @@ def original(name: str) -> nn.Module:
     return network
 
 
-def converted(model: nn.Module, order: str, inputs: str) -> nn.Module:
-    """The network at order N, with N terms or with T."""
+def converted(name: str, model: nn.Module, order: str, inputs: str) -> nn.Module:
+    """The network at order N, with N terms or with T, or fitted to data."""
+    if order.endswith("/data"):
+        n, (train, _) = int(order.removesuffix("/data")), data_of(CASES[name], ASSETS)
+        return phnnify.convert(model, n, data=train).model.eval()
     n, *terms = map(int, order.split("/"))
     plan, _ = phnnify.inspect(model, n, inputs=inputs)
     if terms:
@@ -121,7 +125,7 @@ def measured(cell: str) -> dict[str, Any]:
     """The times, sizes and ratios of a cell."""
     name, order, batch = cell.split(":")
     inputs, dense = INPUTS[name], original(name)
-    models = {"dense": dense, "converted": converted(dense, order, inputs)}
+    models = {"dense": dense, "converted": converted(name, dense, order, inputs)}
     example = random_example(read_inputs(inputs), dense, seed=0, batch=int(batch))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         files = Files(Path(folder), models, inputs, int(batch))
