@@ -1,11 +1,12 @@
-"""How int8 and fp16 multiply with n = 4: sizes of ONNX files, and the accuracy of ONNX Runtime with them.
+"""How int8 and fp16 multiply with n: sizes of ONNX files, and the accuracy of ONNX Runtime with them.
 
     python examples/benchmarks/quantize_table.py [FOLDER [NETWORK ...]]
 
 FOLDER holds the networks (by default ../shared/assets beside the checkout). Converted with 512 inputs of the
-training data, nothing distilled; `int8, calibrated` takes its ranges on the same inputs, `int8` finds them at
-each call (and computes convolutions in float32). Top-1 on all test images, for the text on the last tenth in
-windows of 129 characters. Finished cells are kept in results/quantize_table.jsonl, so that it resumes.
+training data; `distilled`: for the steps of `distill_table.py`; `int8, calibrated` takes its ranges on these
+inputs, `int8` finds them at each call (and computes convolutions in float32). Top-1 on all test images, for
+the text on the last tenth in windows of 129 characters. Finished cells are kept in
+results/quantize_table.jsonl, so that it resumes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from distill_table import STEPS, TEXT_BATCH, material
 from fit_table import CASES, data_of, load
 from results import kept_in
 from torch import nn
@@ -29,6 +31,20 @@ from phnnify.runtime import OnnxNetwork
 
 KINDS = ("fp32", "fp16", "int8", "int8, calibrated")
 THREADS = 1
+WEIGHTS = ("dense", "n = 2", "n = 4", "n = 4, distilled")
+
+
+def network_with(weights: str, name: str, train: list[Batch], assets: Path) -> nn.Module:
+    """One of the assets, as it is or converted."""
+    model = load(name, assets)
+    if weights == "dense":
+        return model
+    student = phnnify.convert(model, int(weights[4]), data=train).model
+    if not weights.endswith("distilled"):
+        return student
+    batch = TEXT_BATCH if name == "charlm" else 128
+    recipe = phnnify.Recipe(steps=STEPS[name], batch=batch, device="cpu")
+    return phnnify.distill(model, student, material(name, assets), recipe).model
 
 
 def measure(
@@ -62,14 +78,12 @@ def main() -> None:
     print("| network | weights | numbers | bytes | times smaller | top-1 |\n|---|---|---|---|---|---|")
     for name in sys.argv[2:] or ("mnist_mlp_6_200", "resnet20", "charlm"):
         train, test = data_of(CASES[name], assets)
-        for weights in ("dense", "n = 4"):
+        for weights in WEIGHTS:
             model: nn.Module | None = None
             for kind in KINDS:
                 row = done.get((name, weights, kind))
                 if row is None:
-                    if model is None:
-                        model = load(name, assets)
-                        model = model if weights == "dense" else phnnify.convert(model, 4, data=train).model
+                    model = model or network_with(weights, name, train, assets)
                     with tempfile.TemporaryDirectory() as folder:
                         size, top1 = measure(model, kind, train, test, Path(folder))
                     row = [name, weights, kind, size, top1]
