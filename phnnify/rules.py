@@ -56,6 +56,11 @@ def _computed(module: nn.Module, parameter: str) -> bool:
     return old_style or isinstance(module, ParametrizationList)
 
 
+def _complex(module: nn.Module, parameter: str) -> bool:
+    weight = getattr(module, parameter, None)
+    return isinstance(weight, nn.Parameter) and weight.is_complex()
+
+
 def _depthwise(module: nn.Module, parameter: str) -> bool:
     if not isinstance(module, nn.modules.conv._ConvNd) or parameter != "weight":
         return False
@@ -91,6 +96,7 @@ RULES: tuple[Rule, ...] = (
         reason="its weight is computed by a parametrization that cannot be folded: of another kind than "
         "weight norm or spectral norm, or shared",
     ),
+    Rule(_complex, reason="its numbers are complex"),
     Rule(_depthwise, reason="depthwise: each output has a filter of its own, too small to share"),
     Rule(_special_table, reason="an embedding with max_norm, sparse or scale_grad_by_freq"),
     _twin(PHMEmbedding),

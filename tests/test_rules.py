@@ -55,6 +55,7 @@ def test_each_dense_layer_becomes_the_phm_layer_of_its_name(dense: nn.Module) ->
         (nn.LSTM(8, 8), "weight_ih_l0", "unsupported kind: weight_ih_l0 of a recurrent layer"),
         (nn.MultiheadAttention(8, 2), "in_proj_weight", "unsupported kind: in_proj_weight of attention"),
         (nn.MultiheadAttention(8, 2).out_proj, "weight", "used outside its module: attention reads"),
+        (nn.Linear(8, 8, dtype=torch.complex64), "weight", "its numbers are complex"),
         (PHMLinear(8, 8, n=2), "S", "already a PHM weight"),
         (
             parametrizations.weight_norm(nn.Linear(8, 8)).parametrizations.weight,
