@@ -175,6 +175,12 @@ def _traced(
             f"torch cannot export {type(model).__name__} to ONNX: {_cause(error)}",
             hint="the converted model itself is fine; leave --onnx out to do without",
         ) from None
+    given = program.model.opset_imports.get("")
+    if given != opset:
+        raise ExportError(
+            f"torch cannot write the ONNX operator set {opset}; it gave {given}",
+            hint=f"--opset {given} is fine",
+        )
     return program
 
 
@@ -236,7 +242,7 @@ def _compare(path: Path, model: nn.Module, examples: Iterator[Example]) -> list[
     Raises:
         ExportError: ONNX Runtime cannot run the file, or its outputs differ too much.
     """
-    session = open_session(path)
+    session = _session(path, model)
     differences = []
     for example in examples:
         wanted = [t.detach().cpu() for t in _tensors(forward(model, example))]
@@ -253,6 +259,16 @@ def _compare(path: Path, model: nn.Module, examples: Iterator[Example]) -> list[
                 f"for inputs of {describe(read_inputs(values))}; allowed is {_tolerance(wanted):.0e}"
             )
     return differences
+
+
+def _session(path: Path, model: nn.Module) -> Any:
+    try:
+        return open_session(path)
+    except ExportError as error:
+        if all(p.dtype != torch.bfloat16 for p in model.parameters()):
+            raise
+        hint = "ONNX Runtime computes little in bfloat16; convert the network in float32, after .float()"
+        raise ExportError(str(error), hint=hint) from None
 
 
 def _tolerance(outputs: Sequence[Tensor]) -> float:

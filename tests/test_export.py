@@ -86,6 +86,20 @@ def test_onnx_runtime_agrees_with_pytorch_for_every_kind_of_layer(case: str, tmp
     assert file.batches == BATCHES
 
 
+def test_an_operator_set_that_torch_does_not_write_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot write the ONNX operator set 99; it gave 18") as caught:
+        export_onnx(PHMLinear(8, 8, n=2), tmp_path / "net.onnx", "1x8", opset=99)
+    assert caught.value.hint == "--opset 18 is fine"
+    assert not list(tmp_path.iterdir())
+
+
+def test_bfloat16_that_onnx_runtime_cannot_run_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="ONNX Runtime cannot load") as caught:
+        export_onnx(PHMLinear(8, 8, n=2).bfloat16(), tmp_path / "net.onnx", "bfloat16:1x8")
+    assert ".float()" in (caught.value.hint or "")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("opset", [18, 20])
 def test_the_reference_evaluator_agrees_at_both_opsets(opset: int, tmp_path: Path) -> None:
     model = network().eval()
