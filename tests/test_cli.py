@@ -560,15 +560,17 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(value: float) -> None:
     done(convert("--exclude", "head", model="bad.pt"))
 
 
-def test_a_failed_export_leaves_the_model_and_the_report_and_no_onnx_file() -> None:
+def test_a_failed_export_leaves_and_shows_the_model_and_the_report_and_no_onnx_file() -> None:
     torch.save(Branches().state_dict(), "branches.pt")
     outcome = command(
         "convert", "branches.pt", "--arch", "tests.networks:Branches", "--n", 2, "--input", "1x16",
         "--onnx", "x.onnx", "--report", "r.json",
     )  # fmt: skip
     hint = "the converted model itself is fine; leave --onnx out to do without"
-    *_, message, empty, last = outcome.err.splitlines()  # torch's exporter may have talked before
-    assert (outcome.code, outcome.out) == (1, "")
+    *_, written, message, empty, last = outcome.err.splitlines()  # torch's exporter may have talked before
+    assert outcome.code == 1
+    assert "whole network" in outcome.out
+    assert written == "wrote branches-n2.safetensors, r.json"
     assert message.startswith("error: torch cannot export Branches to ONNX: ")
     assert (empty, last) == ("", f"hint: {hint}")
     assert outcome.err.count("error: ") == 1
@@ -607,6 +609,11 @@ def test_an_unexpected_error_without_a_message_is_told_by_its_kind(monkeypatch: 
 
     monkeypatch.setattr(pipeline, "trace", fail)
     failed(convert(), 1, "unexpected ZeroDivisionError")
+
+
+def test_too_little_memory_is_no_fault() -> None:
+    huge = f"1x{10**13}"
+    failed(convert("--input", huge), 1, "there is not enough memory", "fewer --samples")
 
 
 def test_a_writer_that_fails_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

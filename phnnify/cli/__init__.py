@@ -50,6 +50,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PHNNIFY_TRACEBACK"):
             raise
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            _fail(PhnnifyError("there is not enough memory", hint="fewer --samples, or smaller inputs"))
         text = f"unexpected {type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
         _fail(PhnnifyError(text, hint="a fault of phnnify; PHNNIFY_TRACEBACK=1 shows where it happened"))
 

@@ -189,7 +189,7 @@ def convert(
         )  # fmt: skip
         if not is_first():
             return
-        done = save_final(result, target, source.bytes, model, watch)
+        done, failure = save_final(result, target, source.bytes, model, watch), None
         try:
             if onnx:
                 watch(f"exporting {onnx.name}", 0, 0)
@@ -199,7 +199,10 @@ def convert(
                     form=form, opset=opset, seed=seed,
                 )  # fmt: skip
                 done = done.with_files(done.bytes, checked)
-        finally:  # the conversion was done, whatever the exporter says
-            write_reports(done, reports)
+        except Exception as error:  # the conversion was done, whatever the exporter says
+            failure, onnx = error, None
+        write_reports(done, reports)
     written = [target, *([onnx] if onnx else []), *reports]
     conclude(done, written, result.trouble, quiet=quiet, as_json=as_json)
+    if failure:
+        raise failure
