@@ -27,7 +27,7 @@ GROUPS = {
     "The layers, and modules whose weights others hide": "layers opened bare_uses",
     "Reading files and names": "foreign archive weights programs folders hub hollow rebuild zoos offline "
     "references sources",
-    "From a network to a plan": "inputs measure axes uses trace rules constants asked plan",
+    "From a network to a plan": "inputs measure axes uses trace rules constants asked plan plan_file",
     "Data": "batches data_options arrays images loaders data feed",
     "Fitting": "fit given fresh lockstep calibrate tables sequence rewrite conversion",
     "Choosing forms and sizes": "search survey losses evaluate sensitivity curves budget choose",

@@ -21,7 +21,7 @@ from phnnify.files import is_folder
 from phnnify.folders import METADATA_KEY
 from phnnify.given import shown_algebras
 from phnnify.layers import PHMLayer
-from phnnify.plan import parse_plan
+from phnnify.plan_file import parse_plan
 from phnnify.rebuild import factors_of
 
 _NEAR = 0.5  # of the distance of a random space: what is nearer resembles an algebra

@@ -1,27 +1,22 @@
 """Sites and options → a plan: for each weight, convert (with its order) or keep (with the reason).
 
-A plan is a plain value. It can be printed, saved as TOML or JSON, edited, and given back.
+A plan is a plain value. It can be printed, written to a file (`plan_file`), edited, and given back.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
 from torch import Tensor
 
 from phnnify.algebra import Order
-from phnnify.algebras import LEARNED, NAMES, SHARED, Algebra, named_algebra, own_algebra, stacked
+from phnnify.algebras import LEARNED, NAMES, SHARED, Algebra, named_algebra, stacked
 from phnnify.errors import PlanError, UsageError
 from phnnify.trace import Site, Trace
 
-VERSION = 1
 WORTH_ITS_SIZE = "worth its size: the budget is better saved elsewhere"
 
 
@@ -151,22 +146,6 @@ class Plan:
             seen |= {form} if algebra == SHARED else set()
             sizes[name] = order.parameters(matrices[name]) - (0 if held else math.prod(form))
         return sizes
-
-    def to_json(self) -> str:
-        """One line of JSON; inverse of `parse_plan`."""
-        return json.dumps(_document(self))
-
-    def to_toml(self) -> str:
-        """TOML with one table per weight; inverse of `parse_plan`."""
-        document = tomlkit.document()
-        document.add(
-            tomlkit.comment("What happens to each weight. An order [n_out, n_in] with terms converts,")
-        )
-        document.add(tomlkit.comment("and a rank adds a low-rank term (alone: order [1, 1], terms 0);"))
-        document.add(tomlkit.comment("a reason keeps. algebra: learned (the default), shared, or a name."))
-        document.add(tomlkit.comment("Edit it and give it back with --plan."))
-        document.update(_document(self))
-        return tomlkit.dumps(document)
 
 
 def make_plan(trace: Trace, options: PlanOptions) -> Plan:
@@ -301,77 +280,3 @@ def _check_decision(decision: Decision, site: Site) -> None:
 def _first(names: Sequence[str], count: int = 3) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
-
-
-def _document(plan: Plan) -> dict[str, Any]:
-    document: dict[str, Any] = {"version": VERSION, "n": plan.n}
-    if plan.constants:
-        document["constants"] = {algebra.name: algebra.lists() for algebra in plan.constants}
-    return {**document, "layers": [_entry(decision) for decision in plan.decisions]}
-
-
-def _entry(decision: Decision) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": decision.name, "kind": decision.kind, "shape": list(decision.shape)}
-    if decision.order is None:
-        return {**entry, "reason": decision.reason or "kept"}
-    order = decision.order
-    entry |= {"order": [order.n_out, order.n_in], "terms": order.terms}
-    entry |= {"rank": order.rank} if order.rank else {}
-    return entry if decision.algebra == LEARNED else {**entry, "algebra": decision.algebra}
-
-
-def parse_plan(text: str) -> Plan:
-    """Read a plan from TOML or JSON; inverse of `Plan.to_toml` and `Plan.to_json`.
-
-    Raises:
-        PlanError: the text is neither, or an entry is incomplete or makes no sense.
-    """
-    try:
-        document = json.loads(text) if text.lstrip().startswith("{") else tomlkit.parse(text).unwrap()
-    except (ValueError, TOMLKitError, RecursionError) as error:
-        raise PlanError(f"the plan is neither TOML nor JSON: {error}") from None
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise PlanError(f"not a plan of version {VERSION}: it needs `version = {VERSION}` at its top")
-    n, layers = document.get("n"), document.get("layers")
-    if type(n) is not int or n < 1 or not isinstance(layers, list):
-        raise PlanError("the plan needs a whole number `n` and a list `layers`")
-    decisions = tuple(_read_entry(entry, i) for i, entry in enumerate(layers))
-    names = [decision.name for decision in decisions]
-    if len(set(names)) < len(names):
-        raise PlanError(f"the plan names {next(x for x in names if names.count(x) > 1)} twice")
-    return Plan(n, decisions, _read_constants(document.get("constants", {})))
-
-
-def _read_constants(given: Any) -> tuple[Algebra, ...]:
-    if not isinstance(given, dict):
-        raise PlanError("`constants` of the plan should be a table of algebras by name")
-    try:
-        return tuple(own_algebra(str(name), values) for name, values in given.items())
-    except ValueError as error:
-        raise PlanError(f"the plan's constants: {error}") from None
-
-
-def _read_entry(entry: Any, index: int) -> Decision:
-    try:
-        shape = _whole_numbers(entry["shape"])
-        name, kind = entry["name"], entry["kind"]
-        if not (isinstance(name, str) and isinstance(kind, str)):
-            raise TypeError("name and kind must be text")
-        if "order" not in entry:
-            return Decision(name, kind, shape, reason=str(entry.get("reason", "kept")))
-        n_out, n_in = _whole_numbers(entry["order"])
-        terms, rank = _whole_numbers([entry["terms"], entry.get("rank", 0)], least=0)
-        algebra = entry.get("algebra", LEARNED)
-        if not isinstance(algebra, str):
-            raise TypeError("algebra must be text")
-        return Decision(name, kind, shape, order=Order(n_out, n_in, terms, rank), algebra=algebra)
-    except KeyError as error:
-        raise PlanError(f"layer {index + 1} of the plan has no {error}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise PlanError(f"layer {index + 1} of the plan cannot be read: {error}") from None
-
-
-def _whole_numbers(values: Any, least: int = 1) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(type(value) is int and value >= least for value in values):
-        raise TypeError(f"{values!r} should be a list of whole numbers of at least {least}")
-    return tuple(values)

@@ -13,7 +13,8 @@ from phnnify.errors import FileError, ModelError, PlanError
 from phnnify.folders import METADATA_KEY
 from phnnify.given import sharing
 from phnnify.hollow import fill_
-from phnnify.plan import Plan, parse_plan
+from phnnify.plan import Plan
+from phnnify.plan_file import parse_plan
 from phnnify.rewrite import rewrite
 from phnnify.weights import load_weights
 

@@ -29,6 +29,7 @@ from phnnify.inputs import Inputs, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
 from phnnify.plan import Decision, Plan
+from phnnify.plan_file import plan_json
 from phnnify.rebuild import rebuild
 from phnnify.weights import tied_names
 
@@ -138,7 +139,7 @@ def _metadata(model: nn.Module, plan: Plan | None) -> dict[str, str]:
     followed = plan or plan_of(inner_network(model))
     if isinstance(model, HyperNetwork):
         return {HYPER_KEY: describe_hyper(model, followed)}
-    return {METADATA_KEY: followed.to_json()} if plan or followed.conversions else {}
+    return {METADATA_KEY: plan_json(followed)} if plan or followed.conversions else {}
 
 
 def _save_tensors(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:

@@ -25,6 +25,7 @@ from phnnify.notes import NEEDS_DISTILLATION
 from phnnify.opened import open_modules
 from phnnify.pieces import pieces_of
 from phnnify.plan import Plan, PlanOptions, check_plan, make_plan
+from phnnify.plan_file import plan_json
 from phnnify.report import Report, make_report
 from phnnify.shards import Shard, in_shards, stored_names, write_shards
 from phnnify.trace import trace
@@ -83,7 +84,7 @@ def convert_folder(
     partial = target.with_name(f"{target.name}.partial")
     _begin(partial, plan, files, most)
     names = _file_names(len(pieces))
-    metadata = {folders.METADATA_KEY: plan.to_json()} if len(names) == 1 else {}
+    metadata = {folders.METADATA_KEY: plan_json(plan)} if len(names) == 1 else {}
     shards = [
         Shard(partial / name, group, {n: places[n] for p in group for n in p.needs.values()}, metadata)
         for name, group in zip(names, pieces, strict=True)
@@ -117,7 +118,7 @@ def _file_names(count: int) -> list[str]:
 def _begin(partial: Path, plan: Plan, files: Sequence[Path], most: int) -> None:
     """Be ready to write there; what another conversion left goes."""
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    told = json.dumps({"plan": json.loads(plan.to_json()), "most": most, "files": stamps})
+    told = json.dumps({"plan": json.loads(plan_json(plan)), "most": most, "files": stamps})
     note = partial / "conversion.json"
     try:
         if note.exists() and note.read_text(encoding="utf-8") == told:
@@ -137,7 +138,7 @@ def _finish(
         folders.copy_companions(folder, fresh, code=hub.needs_code(folder))
         hub.write_description(model, fresh)
         if len(shards) > 1:
-            folders.write_index(fresh, {s.path.name: s.names for s in shards}, plan.to_json())
+            folders.write_index(fresh, {s.path.name: s.names for s in shards}, plan_json(plan))
         for shard in shards:
             shard.path.rename(fresh / shard.path.name)
     shutil.rmtree(partial, ignore_errors=True)

@@ -22,7 +22,7 @@ from torch import nn
 import phnnify
 from phnnify import cli, pipeline, references, render
 from phnnify.algebras import named_algebra
-from phnnify.plan import parse_plan
+from phnnify.plan_file import parse_plan
 from tests.networks import ARCH, Branches, Outcome, Small, command, same_tensors, sequence, small
 
 

@@ -24,6 +24,7 @@ from phnnify.folders import METADATA_KEY
 from phnnify.layers import PHMLayer
 from phnnify.measure import parameter_count
 from phnnify.pipeline import Result, convert
+from phnnify.plan_file import plan_json
 from phnnify.store import ENDINGS, load, plan_of, save
 from tests.networks import Branches, Small, Tied, same_tensors, sequence, small
 from tests.refusals import refused
@@ -67,7 +68,7 @@ def test_saving_what_was_loaded_gives_the_same_bytes(saved: Path, tmp_path: Path
 
 
 def phnnify_plan(path: Path) -> Any:
-    from phnnify.plan import parse_plan
+    from phnnify.plan_file import parse_plan
 
     return parse_plan(metadata_of(path)[METADATA_KEY])
 
@@ -105,7 +106,7 @@ def test_the_metadata_holds_the_plan_with_its_reasons(saved: Path) -> None:
     result = converted()
     metadata = metadata_of(saved)
     assert list(metadata) == [METADATA_KEY]
-    assert json.loads(metadata[METADATA_KEY]) == json.loads(result.plan.to_json())
+    assert json.loads(metadata[METADATA_KEY]) == json.loads(plan_json(result.plan))
     assert phnnify_plan(saved) == result.plan
 
 

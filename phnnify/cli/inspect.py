@@ -63,6 +63,7 @@ def inspect(
     from phnnify.change import Change
     from phnnify.files import write_text
     from phnnify.inputs import read_inputs
+    from phnnify.plan_file import plan_json, plan_toml
 
     if model is None:
         if algebra is None:
@@ -89,7 +90,7 @@ def inspect(
         )  # fmt: skip
     described = described.with_files(Change(source.bytes))
     if plan:
-        write_text(plan, made.to_json() if plan.suffix == ".json" else made.to_toml())
+        write_text(plan, plan_json(made) if plan.suffix == ".json" else plan_toml(made))
     write_reports(described, reports)
     print_report(described, quiet=quiet, as_json=as_json)
 

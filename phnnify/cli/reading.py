@@ -128,7 +128,7 @@ def read_plan(path: Path | None) -> Plan | None:
     if path is None:
         return None
     from phnnify.files import read_text
-    from phnnify.plan import parse_plan
+    from phnnify.plan_file import parse_plan
 
     return parse_plan(read_text(path))
 

@@ -19,7 +19,8 @@ from phnnify.errors import FileError, ModelError, PhnnifyError, UsageError
 from phnnify.hyper.network import HyperNetwork, HyperOptions
 from phnnify.measure import copied
 from phnnify.opened import open_modules
-from phnnify.plan import Plan, parse_plan
+from phnnify.plan import Plan
+from phnnify.plan_file import parse_plan, plan_json
 from phnnify.rewrite import dense_weights, rewrite
 from phnnify.weights import load_weights
 
@@ -42,7 +43,7 @@ def describe_hyper(hyper: HyperNetwork, plan: Plan) -> str:
         plan: That of the network inside; one without conversions where it has no PHM layers.
     """
     made = [asdict(options) for options in reversed(list(_options(hyper)))]
-    document = {"made": made, "plan": json.loads(plan.to_json()) if plan.conversions else None}
+    document = {"made": made, "plan": json.loads(plan_json(plan)) if plan.conversions else None}
     return json.dumps(document, sort_keys=True)
 
 
