@@ -27,17 +27,18 @@ GROUPS = {
     "The layers, and modules whose weights others hide": "layers opened bare_uses",
     "Reading files and names": "foreign archive weights programs folders hub hollow rebuild zoos offline "
     "references sources",
-    "From a network to a plan": "inputs measure axes uses trace rules constants asked plan plan_file",
-    "Data": "batches data_options arrays images loaders data feed",
+    "From a network to a plan": "inputs measure axes uses trace rules constants asked plan plan_file "
+    "plan_shown",
+    "Data": "batches data_options arrays images loaders data caller_data feed eval_data",
     "Fitting": "fit given fresh lockstep calibrate tables sequence rewrite conversion",
-    "Choosing forms and sizes": "search survey losses evaluate sensitivity curves budget choose",
+    "Choosing forms and sizes": "search survey losses evaluate sensitivity curves budget choose smallest",
     "Folders larger than memory": "pieces shards streaming",
     "Distillation": "distilling",
     "Writing files": "files store capture forms graphs export runtime quantizing",
     "Saying what was done": "report layer_report notes change pages chart learned heat",
     "Comparing two networks": "comparing",
     "Hypernetworks": "hyper",
-    "Verbs and commands": "pipeline render cli errors quiet",
+    "Verbs and commands": "pipeline render cli errors watching quiet",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from phnnify.errors import FileError
+from phnnify.inputs import InputSpec
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,27 @@ def calibration_batches(data: Iterable[Any], samples: int) -> list[Batch]:
     if left == samples:
         raise FileError("the data holds no samples")
     return batches
+
+
+def halves(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """The first half of the samples, and the rest; a single sample is in the first and in the rest."""
+    half = sum(batch.size for batch in batches) // 2
+    first = calibration_batches(batches, max(half, 1))
+    rest: list[Batch] = []
+    skip = half
+    for batch in batches:
+        if skip < batch.size:
+            rest.append(batch.tail(skip))
+        skip = max(0, skip - batch.size)
+    return first, rest
+
+
+def input_specs(batches: Sequence[Batch]) -> tuple[InputSpec, ...]:
+    """What the network takes, as one sample of the first batch shows."""
+    if not batches:
+        return ()
+    named = [(None, x) for x in batches[0].args] + list(batches[0].kwargs.items())
+    return tuple(InputSpec.like(x, name).with_batch(1) for name, x in named)
 
 
 def as_batch(item: Any, where: str) -> Batch:

@@ -13,12 +13,12 @@ from phnnify.batches import Batch
 from phnnify.budget import Point, allocate
 from phnnify.curves import Curves, contents_key, measure_curves, read_curves, write_curves
 from phnnify.errors import PlanError
-from phnnify.fit import Progress
 from phnnify.plan import Plan, with_orders
 from phnnify.search import Form, Search
 from phnnify.survey import survey
 from phnnify.tables import shared_names, shared_problems
 from phnnify.trace import Trace
+from phnnify.watching import Progress
 
 _NEAR = 1.25  # times the least summed loss, up to which low rank alone is worth a look
 LEVELS = (0.75, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.04)
@@ -88,6 +88,9 @@ class Budgeting:
         progress: Told how far it is.
         kept_in: A file that holds the curves, or will; measured anew where it is for other contents.
 
+    Attributes:
+        total: The parameters of the whole network.
+
     Raises:
         PlanError: no weight could be measured.
     """
@@ -105,7 +108,7 @@ class Budgeting:
         shared = shared_names(model, orders)
         sites = {site.name: site for site in traced.sites if site.name in orders}
         sizes = {name: site.parameters for name, site in sites.items() if name not in shared}
-        self._plan, self._total = plan, traced.parameters
+        self._plan, self.total = plan, traced.parameters
         self._curves = _kept_curves(model, sizes, batches, progress, kept_in)
         if not self._curves:
             raise PlanError("the data reaches none of the weights that could be converted")
@@ -126,20 +129,20 @@ class Budgeting:
         """
         if parameters < self.least:
             raise PlanError(
-                f"the network cannot be made that small: at least {self.least:,} of its {self._total:,} "
-                f"parameters stay ({self.least / self._total:.1%}); the budget is {parameters:,}",
+                f"the network cannot be made that small: at least {self.least:,} of its {self.total:,} "
+                f"parameters stay ({self.least / self.total:.1%}); the budget is {parameters:,}",
                 hint="ask for a larger budget, or let more weights in (--min-share 0, fewer --exclude)",
             )
         points = allocate(self._curves, parameters - self._fixed)
         plan = with_orders(self._plan, {name: point.order for name, point in points.items()})
-        n = max(1, round(self._total / max(parameters, 1)))
+        n = max(1, round(self.total / max(parameters, 1)))
         errors = {name: math.sqrt(point.loss) for name, point in points.items()}
         return Choice(Plan(n, plan.decisions), errors, _damage(points))
 
     def levels(self) -> tuple[Level, ...]:
         """Sizes of the whole network, falling, and the damage expected at each."""
-        shares = [share for share in LEVELS if share * self._total >= self.least]
-        found = [allocate(self._curves, int(share * self._total) - self._fixed) for share in shares]
+        shares = [share for share in LEVELS if share * self.total >= self.least]
+        found = [allocate(self._curves, int(share * self.total) - self._fixed) for share in shares]
         return tuple(Level(share, _damage(points)) for share, points in zip(shares, found, strict=True))
 
 

@@ -7,7 +7,7 @@ calibration inputs are nearer to the original's is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -22,9 +22,7 @@ from phnnify.notes import ADVICE, FITTED, NEEDS_DISTILLATION, NOTHING_FITTED
 from phnnify.opened import fold_norms, open_modules
 from phnnify.rewrite import dense_weights, rewrite
 from phnnify.sequence import fit_in_sequence_
-
-Watcher = Callable[[str, int, int], None]
-"""Told (what is going on, how much is done, how much there is; 0 where that is unknown)."""
+from phnnify.watching import Watcher, saying
 
 
 @dataclass(frozen=True)
@@ -56,19 +54,13 @@ def convert_by(model: nn.Module, choice: Choice, batches: Sequence[Batch], watch
     fits = fit_weights(
         weights,
         plan.conversions,
-        lambda done, total, name: watch(f"fitting {name}", done, total),
+        saying(watch, "fitting {}"),
         given_algebras(plan, weights),
     )
     converted = rewrite(model, {name: fit.factors for name, fit in fits.items()}, plan.algebras)
     if not batches:
         return Conversion(converted, choice, fits, [NEEDS_DISTILLATION])
-    done = fit_in_sequence_(
-        converted,
-        opened,
-        fits,
-        batches,
-        lambda done, total, name: watch(f"fitting {name} to data", done, total),
-    )
+    done = fit_in_sequence_(converted, opened, fits, batches, saying(watch, "fitting {} to data"))
     samples = sum(batch.size for batch in batches)
     return Conversion(converted, choice, done.fits, [FITTED.format(samples=samples), *done.notes, ADVICE])
 

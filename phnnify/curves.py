@@ -18,10 +18,10 @@ from phnnify.algebra import Factors, Order
 from phnnify.batches import Batch, calibration_batches
 from phnnify.budget import Point
 from phnnify.files import read_text, write_text
-from phnnify.fit import Progress
 from phnnify.search import Form, Search
 from phnnify.sensitivity import damages
 from phnnify.survey import survey
+from phnnify.watching import Progress
 
 SHARES = (3 / 4, 3 / 5, 1 / 2, 2 / 5, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1 / 8, 1 / 12, 1 / 16, 1 / 24, 1 / 32)
 _PROBED = 128  # inputs on which damages are measured

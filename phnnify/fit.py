@@ -22,6 +22,7 @@ from phnnify.alternate import Problem, nearest, nearest_filters
 from phnnify.calibrate import Statistics
 from phnnify.errors import ModelError
 from phnnify.factorization import factorization_error, factorize, project
+from phnnify.watching import Progress
 
 _ROUNDS = 15
 # Of the mean diagonal of C; the second is for statistics of few rows, which say less about new inputs.
@@ -47,10 +48,6 @@ class Fit:
     output_error: float | None = None
     closed_form_error: float | None = None
     given: bool = False
-
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, all, name of the next): numbers of weight entries, so that time left can be told."""
 
 
 def fit_weights(

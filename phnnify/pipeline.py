@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from phnnify.algebras import Algebra
 from phnnify.asked import FIT, Form, Sizing
 from phnnify.bare_uses import opened_up
-from phnnify.batches import Batch, as_batch, calibration_batches
+from phnnify.batches import Batch, halves, input_specs
+from phnnify.caller_data import calibration_inputs, learning_data
 from phnnify.choose import Budgeting, Choice, best_forms
-from phnnify.conversion import Watcher, convert_by, draw_by, nearest_of
-from phnnify.data import read_data
+from phnnify.conversion import draw_by, nearest_of
 from phnnify.data_options import DataOptions
 from phnnify.distilling.distillation import train_student
 from phnnify.distilling.recipe import Recipe, RunFiles
-from phnnify.errors import PlanError, UsageError
-from phnnify.evaluate import Evaluation, evaluate
+from phnnify.errors import UsageError
+from phnnify.eval_data import EvalData
+from phnnify.evaluate import evaluate
 from phnnify.feed import make_feed
-from phnnify.fit import Progress
-from phnnify.given import shown_algebras
 from phnnify.inputs import Inputs, InputSpec, read_inputs
-from phnnify.layers import PHMLayer
-from phnnify.measure import submodule, tensor_bytes
-from phnnify.plan import Decision, Plan, check_plan, make_plan
+from phnnify.measure import tensor_bytes
+from phnnify.plan import Plan, check_plan, make_plan, require_conversions
+from phnnify.plan_shown import plan_beside
 from phnnify.report import Report, make_report
+from phnnify.smallest import smallest_within
 from phnnify.trace import Trace, trace
-
-_ATTEMPTS = 6  # sizes that a bisection tries
-_CHECKED = 2048  # samples of referenced data on which a student is measured while it learns
-_RIGHT = 0.75  # below this accuracy of an original on images as they lie in a file, one asks why
-_DOUBT = (
-    "The original itself is right on {:.1%} of the evaluation data only. If its images were normalized when "
-    "it was trained, give the same --mean and --std."
-)
+from phnnify.watching import Watcher, nobody, saying
 
 
 @dataclass(frozen=True)
@@ -86,21 +77,21 @@ def inspect(
 
     `curves`, with a budget, is a file in which what was measured is kept for the next time.
     """
-    watch = watch or _nobody
+    watch = watch or nobody
     form = Form.read(n, algebra, share_algebra, init, data=data)
     sizing = Sizing.read(low_rank, budget, None, has_data=data is not None, form=form)
-    batches = _batches(model, data, samples, data_options, seed, watch)
+    batches = calibration_inputs(model, data, samples, data_options, seed, watch)
     watch("looking at the network", 0, 0)
     specs = read_inputs(inputs) or input_specs(batches)
     opened = opened_up(model, specs, seed=seed)
     traced = trace(opened, specs, seed=seed)
     plan = make_plan(traced, form.plan_options(include, exclude, min_share, sizing.share, embeddings))
     if sizing.budget and plan.conversions:
-        budgeting = Budgeting(opened, traced, plan, batches, _measuring(watch), curves)
+        budgeting = Budgeting(opened, traced, plan, batches, saying(watch, "measuring {}"), curves)
         choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
         return choice.plan, make_report(traced, choice.plan, expected=choice, levels=budgeting.levels())
     if sizing.auto and plan.conversions:
-        choices = best_forms(opened, plan, batches, _measuring(watch))
+        choices = best_forms(opened, plan, batches, saying(watch, "measuring {}"))
         choice = nearest_of(model, choices, batches, watch).choice if len(choices) > 1 else choices[0]
         return choice.plan, make_report(traced, choice.plan, expected=choice)
     return plan, make_report(traced, plan)
@@ -178,46 +169,61 @@ def convert(
             near enough.
         ModelError: the network cannot be copied or run, or holds a weight that is not finite.
     """
-    watch = watch or _nobody
+    watch = watch or nobody
     if distill and data is None:
         raise UsageError("--distill needs --data", hint="inputs like those of the original")
     form = Form.read(n, algebra, share_algebra, init, data=data, eval_data=eval_data)
     sizing = Sizing.read(low_rank, budget, max_drop, has_data=data is not None, form=form)
-    batches = _batches(model, data, samples * (2 if sizing.drop else 1), data_options, seed, watch)
+    batches = calibration_inputs(model, data, samples * (2 if sizing.drop else 1), data_options, seed, watch)
     watch("looking at the network", 0, 0)
     specs = read_inputs(inputs) or input_specs(batches)
     opened = opened_up(model, specs, seed=seed, names=plan.conversions if plan else ())
     traced = trace(opened, specs, seed=seed)
     options = form.plan_options(include, exclude, min_share, sizing.share, embeddings)
-    choice = Choice(check_plan(plan, traced) if plan else make_plan(traced, options))
-    choices: tuple[Choice, ...] = ()
-    _require_conversions(choice.plan, traced)
+    planned = check_plan(plan, traced) if plan else make_plan(traced, options)
+    require_conversions(planned)
+    held_out: list[Batch] = []
     if plan is None and sizing.drop:
-        batches, held_out = _halves(batches)
-        budgeting = Budgeting(opened, traced, choice.plan, batches, _measuring(watch))
-        choice = _smallest(model, traced, budgeting, sizing.drop, batches, held_out, watch)
-    elif plan is None and sizing.budget:
-        budgeting = Budgeting(opened, traced, choice.plan, batches, _measuring(watch))
-        choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
-        _require_conversions(choice.plan, traced)
-    elif plan is None and sizing.auto:
-        choices = best_forms(opened, choice.plan, batches, _measuring(watch))
-    if form.fresh:
-        done = draw_by(model, choice, seed)
-    else:
-        done = nearest_of(model, choices or (choice,), batches, watch)
+        batches, held_out = halves(batches)
+    choices: tuple[Choice, ...] = (Choice(planned),)
+    if plan is None:
+        choices = _sized(sizing, model, opened, traced, planned, batches, held_out, watch)
+    done = draw_by(model, choices[0], seed) if form.fresh else nearest_of(model, choices, batches, watch)
     report = make_report(traced, done.choice.plan, done.fits, done.notes, done.choice)
-    evaluation = _Evaluation(eval_data, data_options, seed)
+    evaluation = EvalData(eval_data, data_options, seed)
     if eval_data is not None:
         watch("comparing with the original", 0, 0)
-        report = evaluation.of(report, model, done.model)
+        report = evaluation.add_to(report, model, done.model)
     result = Result(done.model, done.choice.plan, report, specs)
     if distill is None:
         return result
     if before_distillation:
         before_distillation(result)
-    material = _material(data, data_options)
+    material = learning_data(data, data_options)
     return _distilled(model, result, material, evaluation, distill, files or RunFiles(), watch)
+
+
+def _sized(
+    sizing: Sizing,
+    model: nn.Module,
+    opened: nn.Module,
+    traced: Trace,
+    plan: Plan,
+    batches: list[Batch],
+    held_out: list[Batch],
+    watch: Watcher,
+) -> tuple[Choice, ...]:
+    """The plan with the sizes that were asked for; several where their networks are to be compared."""
+    measuring = saying(watch, "measuring {}")
+    if sizing.drop:
+        budgeting = Budgeting(opened, traced, plan, batches, measuring)
+        return (smallest_within(sizing.drop, model, budgeting, batches, held_out, watch),)
+    if sizing.budget:
+        budgeting = Budgeting(opened, traced, plan, batches, measuring)
+        choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
+        require_conversions(choice.plan)
+        return (choice,)
+    return best_forms(opened, plan, batches, measuring) if sizing.auto else (Choice(plan),)
 
 
 def distill(
@@ -254,17 +260,17 @@ def distill(
         ModelError: a network fails on the data, or the two answers cannot be compared.
         StoppedError: the run was asked to stop; its state is saved.
     """
-    watch = watch or _nobody
+    watch = watch or nobody
     recipe = recipe or Recipe()
-    material = _material(data, data_options)
-    evaluation = _Evaluation(eval_data, data_options, recipe.seed)
+    material = learning_data(data, data_options)
+    evaluation = EvalData(eval_data, data_options, recipe.seed)
     watch("looking at the networks", 0, 0)
     specs = input_specs([next(make_feed(material, 1, 0).stream())])
     traced = trace(opened_up(teacher, specs, seed=recipe.seed), specs, seed=recipe.seed)
-    plan = _plan_seen(traced, student)
+    plan = plan_beside(traced, student)
     report = make_report(traced, plan)
     if eval_data is not None:
-        report = evaluation.of(report, teacher, student)
+        report = evaluation.add_to(report, teacher, student)
     result = Result(student, plan, report, specs)
     return _distilled(teacher, result, material, evaluation, recipe, files or RunFiles(), watch)
 
@@ -273,7 +279,7 @@ def _distilled(
     teacher: nn.Module,
     result: Result,
     material: Any,
-    evaluation: _Evaluation,
+    evaluation: EvalData,
     recipe: Recipe,
     files: RunFiles,
     watch: Watcher,
@@ -288,164 +294,3 @@ def _distilled(
         compared = evaluate(teacher, done.model, evaluation.all()).with_before(before)
     report = result.report.with_distillation(done.course, compared)
     return replace(result, model=done.model, report=report, trouble=done.trouble)
-
-
-def _plan_seen(traced: Trace, student: nn.Module) -> Plan:
-    """The plan that a student follows, as its layers show."""
-    layers: dict[str, PHMLayer] = {}
-    for site in traced.sites:
-        with contextlib.suppress(AttributeError):
-            layer = submodule(student, site.name)
-            layers |= {site.name: layer} if isinstance(layer, PHMLayer) else {}
-    algebras, own = shown_algebras(layers)
-    decisions = tuple(
-        Decision(site.name, site.kind, site.shape, layers[site.name].order, algebra=algebras[site.name])
-        if site.name in layers
-        else Decision(site.name, site.kind, site.shape, reason="it is not converted in the student")
-        for site in traced.sites
-    )
-    return Plan(max((d.order.terms for d in decisions if d.order), default=1), decisions, own)
-
-
-class _Evaluation:
-    """The data to evaluate on: all of it, or as much as is looked at again and again."""
-
-    def __init__(self, data: str | Iterable[Any] | None, options: DataOptions | None, seed: int) -> None:
-        self._data: Any = data if data is None or isinstance(data, str) else list(_batched(data))
-        self._options, self._seed = options, seed
-
-    def of(self, report: Report, teacher: nn.Module, student: nn.Module) -> Report:
-        """The report with what the two give on all of it, and with a doubt where the first is often wrong."""
-        found = evaluate(teacher, student, self.all())
-        doubts = (
-            (_DOUBT.format(found.accuracy.teacher),) if self._is_doubtful(found) and found.accuracy else ()
-        )
-        return replace(report, evaluation=found, notes=(*report.notes, *doubts))
-
-    def _is_doubtful(self, found: Evaluation) -> bool:
-        """Whether an original that sees images, as they are in a file, is wrong on many."""
-        normalized = not isinstance(self._data, str) or (self._options is not None and self._options.mean)
-        if normalized or found.accuracy is None or found.accuracy.teacher >= _RIGHT:
-            return False
-        first = next(iter(self.all())).args
-        return bool(first) and first[0].dim() == 4 and first[0].is_floating_point()
-
-    def all(self) -> Iterable[Batch]:
-        return _opened(self._data, self._options, None, self._seed)
-
-    def some(self) -> Iterable[Batch] | None:
-        return None if self._data is None else _opened(self._data, self._options, _CHECKED, self._seed)
-
-
-def _material(data: Any, options: DataOptions | None) -> Any:
-    """What a student learns on: all samples of a reference, or what the caller has."""
-    return read_data(data, options) if isinstance(data, str) else data
-
-
-def _smallest(
-    model: nn.Module,
-    traced: Trace,
-    budgeting: Budgeting,
-    drop: float,
-    batches: list[Batch],
-    held_out: list[Batch],
-    watch: Watcher,
-) -> Choice:
-    """The plan of the smallest network that loses at most `drop`, found by bisection between sizes."""
-    low, high = budgeting.least / traced.parameters, 1.0
-    found: Choice | None = None
-    least_drop = 1.0
-    for attempt in range(_ATTEMPTS):
-        share = math.sqrt(low * high)
-        choice = budgeting.choose(max(budgeting.least, int(share * traced.parameters)))
-        if not choice.plan.conversions:
-            low = share
-            continue
-        converted = convert_by(model, choice, batches, watch).model
-        watch(f"comparing at {share:.0%} of the size", attempt, _ATTEMPTS)
-        lost = evaluate(model, converted, held_out).drop
-        least_drop = min(least_drop, lost)
-        if lost <= drop:
-            found, high = choice, share
-        else:
-            low = share
-    if found is None:
-        raise PlanError(
-            f"no smaller network loses at most {drop:.2%}: the best of those tried loses {least_drop:.2%}",
-            hint="permit a larger drop, or give more inputs (--samples)",
-        )
-    return found
-
-
-def _halves(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
-    """Inputs to fit to, and others to compare on; one batch serves for both."""
-    half = sum(batch.size for batch in batches) // 2
-    first = calibration_batches(batches, max(half, 1))
-    rest: list[Batch] = []
-    skip = half
-    for batch in batches:
-        if skip < batch.size:
-            rest.append(batch.tail(skip))
-        skip = max(0, skip - batch.size)
-    return first, rest
-
-
-def _measuring(watch: Watcher) -> Progress:
-    return lambda done, total, name: watch(f"measuring {name}", done, total)
-
-
-def input_specs(batches: Sequence[Batch]) -> tuple[InputSpec, ...]:
-    """What the network takes, as one sample of the first batch shows."""
-    if not batches:
-        return ()
-    named = [(None, x) for x in batches[0].args] + list(batches[0].kwargs.items())
-    return tuple(InputSpec.like(x, name).with_batch(1) for name, x in named)
-
-
-def _batches(
-    model: nn.Module,
-    data: str | Iterable[Any] | None,
-    samples: int,
-    options: DataOptions | None,
-    seed: int,
-    watch: Watcher,
-) -> list[Batch]:
-    """The calibration inputs, on the network's device; none without data."""
-    if data is None:
-        return []
-    if samples < 1:
-        raise UsageError(f"the number of samples is {samples}; it must be at least 1")
-    watch("reading the data", 0, 0)
-    device = next((p.device for p in model.parameters()), None)
-    batches = calibration_batches(_opened(data, options, samples, seed), samples)
-    return [batch.to(device) for batch in batches] if device else batches
-
-
-def _opened(
-    data: str | Iterable[Any], options: DataOptions | None, samples: int | None, seed: int
-) -> Iterable[Batch]:
-    if isinstance(data, str):
-        return read_data(data, options, samples=samples, seed=seed)
-    return _batched(data)
-
-
-def _batched(data: Iterable[Any]) -> Iterable[Batch]:
-    items = [data] if isinstance(data, Tensor) else data
-    return (as_batch(item, "data") for item in items)
-
-
-def _require_conversions(plan: Plan, traced: Trace) -> None:
-    if plan.conversions:
-        return
-    reasons = [f"{decision.name}: {decision.reason}" for decision in plan.decisions]
-    found = "; ".join(reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
-    raise PlanError(
-        f"no weight can be converted ({found or 'the network has none'})",
-        hint="`phnnify inspect` lists every weight with its reason; --min-share 0 lets small ones in"
-        if traced.sites
-        else None,
-    )
-
-
-def _nobody(what: str, done: int, total: int) -> None:
-    """Nobody watches."""

@@ -277,6 +277,24 @@ def _check_decision(decision: Decision, site: Site) -> None:
         raise PlanError(f"the plan's {decision.order} does not fit {site.name} of shape {site.matrix}")
 
 
+def require_conversions(plan: Plan) -> None:
+    """Refuse a plan of a whole network that converts nothing.
+
+    Raises:
+        PlanError: no weight is converted; the first reasons are told.
+    """
+    if plan.conversions:
+        return
+    reasons = [f"{decision.name}: {decision.reason}" for decision in plan.decisions]
+    found = "; ".join(reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
+    raise PlanError(
+        f"no weight can be converted ({found or 'the network has none'})",
+        hint="`phnnify inspect` lists every weight with its reason; --min-share 0 lets small ones in"
+        if reasons
+        else None,
+    )
+
+
 def _first(names: Sequence[str], count: int = 3) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

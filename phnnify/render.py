@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from phnnify.comparing.comparison import COST_HEADINGS, LATENCY_HEADINGS, Comparison, cost_rows, latency_rows
-from phnnify.conversion import Watcher
 from phnnify.errors import PhnnifyError
 from phnnify.export import OnnxFile
 from phnnify.layer_report import LAYER_HEADINGS, layer_cells
@@ -26,6 +25,7 @@ from phnnify.report import (
     level_rows,
     summary,
 )
+from phnnify.watching import Watcher
 
 _PARTS = {
     "network": "of the network",

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from phnnify.algebra import Factors, compose
 from phnnify.batches import Batch
 from phnnify.evaluate import main_output, output_change
-from phnnify.fit import Progress
 from phnnify.inputs import Example
 from phnnify.measure import evaluation_copy, forward, submodule
 from phnnify.rules import rule_for
+from phnnify.watching import Progress
 
 
 def damages(

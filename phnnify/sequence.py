@@ -22,7 +22,7 @@ from phnnify.algebra import compose
 from phnnify.batches import Batch
 from phnnify.calibrate import Statistics, Sums, check_finite, measured_error, refusal
 from phnnify.errors import ModelError
-from phnnify.fit import Fit, Progress, fit_to_data, fit_to_problem
+from phnnify.fit import Fit, fit_to_data, fit_to_problem
 from phnnify.inputs import Example
 from phnnify.layers import PHMLayer
 from phnnify.lockstep import Runs, Stop
@@ -30,6 +30,7 @@ from phnnify.measure import evaluation_copy, submodule
 from phnnify.opened.several import is_routed
 from phnnify.survey import NORMS, absorbed_means
 from phnnify.tables import shared_names, shared_problems
+from phnnify.watching import Progress
 
 WIDE = "{name} is too wide for the covariance of its inputs: it was fitted to their variances."
 

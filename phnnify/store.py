@@ -22,14 +22,14 @@ from phnnify.capture import write_program
 from phnnify.errors import FileError, UsageError
 from phnnify.files import check_target, is_folder, replacing, replacing_folder
 from phnnify.folders import METADATA_KEY
-from phnnify.given import shown_algebras
 from phnnify.hyper.file import HYPER_KEY, describe_hyper, inner_network, rebuild_hyper
 from phnnify.hyper.network import HyperNetwork
 from phnnify.inputs import Inputs, read_inputs
 from phnnify.layers import PHMLayer
 from phnnify.measure import first_line
-from phnnify.plan import Decision, Plan
+from phnnify.plan import Plan
 from phnnify.plan_file import plan_json
+from phnnify.plan_shown import plan_of
 from phnnify.rebuild import rebuild
 from phnnify.weights import tied_names
 
@@ -117,22 +117,6 @@ def check_output(path: Path) -> None:
         FileError: something stands there that is not replaced, or its folder does not exist.
     """
     check_target(path, replaces=folders.is_converted if path.suffix not in ENDINGS else None)
-
-
-def plan_of(model: nn.Module) -> Plan:
-    """The plan that a converted network follows, read off its layers; those that share factors count once."""
-    layers: dict[str, PHMLayer] = {}
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        if isinstance(module, PHMLayer) and id(module.S) not in seen:
-            layers[name or "weight"] = module
-            seen.add(id(module.S))
-    algebras, own = shown_algebras(layers)
-    decisions = tuple(
-        Decision(name, m.twin.__name__, tuple(m.dense_shape), order=m.order, algebra=algebras[name])
-        for name, m in layers.items()
-    )
-    return Plan(max((d.order.terms for d in decisions if d.order), default=1), decisions, own)
 
 
 def _metadata(model: nn.Module, plan: Plan | None) -> dict[str, str]:

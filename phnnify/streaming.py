@@ -17,7 +17,6 @@ from phnnify import folders, hub
 from phnnify.algebra import Factors
 from phnnify.algebras import LEARNED
 from phnnify.change import Change
-from phnnify.conversion import Watcher
 from phnnify.errors import FileError, PlanError, UsageError
 from phnnify.files import replacing_folder, write_text
 from phnnify.fit import Fit
@@ -29,6 +28,7 @@ from phnnify.plan_file import plan_json
 from phnnify.report import Report, make_report
 from phnnify.shards import Shard, in_shards, stored_names, write_shards
 from phnnify.trace import trace
+from phnnify.watching import Watcher, nobody
 
 SHARD = 128 * 2**20  # numbers in an output file: half a gigabyte in float32
 
@@ -68,7 +68,7 @@ def convert_folder(
         ModelError: the weights are not those of the network, or not finite.
         PlanError: no weight can be converted, or the plan does not fit.
     """
-    watch = watch or (lambda what, done, total: None)
+    watch = watch or nobody
     if workers < 1:
         raise UsageError(f"the number of workers is {workers}; it must be at least 1")
     watch("looking at the network", 0, 0)

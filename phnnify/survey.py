@@ -15,12 +15,13 @@ from torch import nn
 from phnnify.batches import Batch
 from phnnify.calibrate import Sums, check_finite, refusal
 from phnnify.errors import ModelError
-from phnnify.fit import Progress, regularised
+from phnnify.fit import regularised
 from phnnify.inputs import Example
 from phnnify.lockstep import Runs
 from phnnify.measure import evaluation_copy, submodule
 from phnnify.rewrite import dense_weights
 from phnnify.search import Form, Search
+from phnnify.watching import Progress
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from phnnify.batches import Batch, as_batch, calibration_batches
+from phnnify.batches import Batch, as_batch, calibration_batches, halves, input_specs
 from phnnify.errors import FileError
 
 X = torch.arange(300 * 2, dtype=torch.float32).reshape(300, 2)
@@ -51,3 +51,23 @@ def test_a_batch_is_a_batch() -> None:
     batch = Batch((X,), targets=Y)
     assert as_batch(batch, "loader") is batch
     assert batch.to(torch.device("cpu")).size == 300
+
+
+@pytest.mark.parametrize("sizes", [[300], [100, 200], [150, 150], [1, 1, 298]], ids=str)
+def test_halves_hold_every_sample_once_and_in_order(sizes: list[int]) -> None:
+    parts = zip(torch.split(X, sizes), torch.split(Y, sizes), strict=True)
+    first, rest = halves([Batch((x,), targets=y) for x, y in parts])
+    assert [sum(batch.size for batch in half) for half in (first, rest)] == [150, 150]
+    assert torch.equal(torch.cat([batch.args[0] for batch in first + rest]), X)
+    assert torch.equal(torch.cat([batch.targets for batch in first + rest if batch.targets is not None]), Y)
+
+
+def test_a_single_sample_serves_for_both_halves() -> None:
+    first, rest = halves([Batch((X[:1],))])
+    assert [batch.size for batch in first] == [batch.size for batch in rest] == [1]
+
+
+def test_the_first_batch_shows_what_the_network_takes() -> None:
+    batch = Batch((X,), {"tokens": Y[:, None]})
+    assert [str(spec) for spec in input_specs([batch, Batch()])] == ["1x2", "tokens=int64:1x1"]
+    assert input_specs([]) == ()

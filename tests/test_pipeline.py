@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -15,7 +14,6 @@ from torch import nn
 
 import phnnify
 from phnnify.algebra import Order, relative_error
-from phnnify.data_options import DataOptions
 from phnnify.distilling.recipe import Recipe, RunFiles
 from phnnify.errors import FileError, ModelError, PlanError, UsageError
 from phnnify.inputs import random_example, read_inputs
@@ -176,23 +174,6 @@ def test_labels_give_an_accuracy() -> None:
     assert evaluation is not None
     assert evaluation.accuracy is not None
     assert 0 <= evaluation.accuracy.student <= 1
-
-
-@pytest.mark.parametrize(
-    ("options", "right", "doubted"),
-    [(None, 10, True), (None, 50, False), (DataOptions(mean=(0.5,) * 4, std=(1.0,) * 4), 10, False)],
-)
-def test_an_original_that_is_often_wrong_on_plain_images_is_doubted(
-    options: DataOptions | None, right: int, doubted: bool, tmp_path: Path
-) -> None:
-    x, model = smooth(50, 0), Plain().eval()
-    answers = model((x - 0.5) if options else x).argmax(1)
-    y = torch.where(torch.arange(50) < right, answers, (answers + 1) % 12)
-    np.savez(tmp_path / "images.npz", x=x.numpy(), y=y.numpy())
-    result = phnnify.convert(model, 2, eval_data=str(tmp_path / "images.npz"), data_options=options)
-    doubts = [note for note in result.report.notes if "give the same --mean and --std" in note]
-    assert len(doubts) == doubted
-    assert all(note.startswith("The original itself is right on 20.0% of") for note in doubts)
 
 
 def test_fitting_to_data_twice_gives_the_same_bytes() -> None:
@@ -394,16 +375,6 @@ def test_a_budget_holds_for_the_whole_network() -> None:
     plan, report = phnnify.inspect(model, budget="30%", data=x, min_share=0)
     assert len(report.levels) > 2
     assert plan == phnnify.convert(model, budget="30%", data=x, min_share=0).plan
-
-
-def test_the_smallest_network_within_a_drop_is_found() -> None:
-    torch.manual_seed(0)
-    model, x = Plain().eval(), images(200)
-    sizes = []
-    for drop in ("2%", "40%"):
-        result = phnnify.convert(model, max_drop=drop, data=x, samples=100, min_share=0)
-        sizes.append(parameter_count(result.model))
-    assert sizes[1] <= sizes[0] < parameter_count(model)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from phnnify.plan import (
     PlanOptions,
     check_plan,
     make_plan,
+    require_conversions,
     with_orders,
 )
 from phnnify.trace import Trace, trace
@@ -155,6 +156,17 @@ def test_orders_are_replaced_and_weights_kept_as_worth_their_size() -> None:
     assert with_orders(plan, {"head": None}).decisions[0].reason == WORTH_ITS_SIZE
     kept = Plan(4, (Decision("head", "Linear", (12, 64), reason="excluded by the user"),))
     assert with_orders(kept, {"head": Order.low_rank(2)}) == kept
+
+
+def test_a_plan_that_converts_nothing_is_refused_with_its_first_reasons() -> None:
+    require_conversions(head())
+    kept = [Decision(name, "Linear", (8, 8), reason="too small") for name in "abcd"]
+    with pytest.raises(PlanError, match=r"a: too small; b: too small; c: too small; \.\.\.") as caught:
+        require_conversions(Plan(4, tuple(kept)))
+    assert "inspect" in (caught.value.hint or "")
+    with pytest.raises(PlanError, match="the network has none") as caught:
+        require_conversions(Plan(4, ()))
+    assert caught.value.hint is None
 
 
 def algebra_plan(**algebras: str) -> Plan:

@@ -44,11 +44,10 @@ from torch import Tensor, nn
 
 import phnnify
 from phnnify.algebra import Order
-from phnnify.batches import Batch
+from phnnify.batches import Batch, input_specs
 from phnnify.data import read_data
 from phnnify.layers import PHMLayer
 from phnnify.measure import submodule
-from phnnify.pipeline import input_specs
 
 STEPS = {"mnist_mlp_6_200": 400, "resnet20": 250, "charlm": 150, "resnet56": 100}
 TEXT_BATCH = 32  # windows of 128 characters

@@ -32,12 +32,11 @@ from torch import nn
 
 import phnnify
 from phnnify.algebra import Order, compose
-from phnnify.batches import Batch
+from phnnify.batches import Batch, input_specs
 from phnnify.data import read_data
 from phnnify.data_options import DataOptions
 from phnnify.evaluate import evaluate
 from phnnify.opened import open_modules
-from phnnify.pipeline import input_specs
 from phnnify.plan import Plan, PlanOptions, make_plan
 from phnnify.rewrite import rewrite
 from phnnify.sources import read_network

@@ -28,7 +28,7 @@ from torch import Tensor
 import phnnify
 from phnnify.algebra import compose
 from phnnify.alternate import Problem, nearest
-from phnnify.pipeline import input_specs
+from phnnify.batches import input_specs
 from phnnify.search import Form, Search
 from phnnify.survey import survey
 

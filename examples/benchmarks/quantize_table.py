@@ -24,9 +24,8 @@ from results import kept_in
 from torch import nn
 
 import phnnify
-from phnnify.batches import Batch
+from phnnify.batches import Batch, input_specs
 from phnnify.evaluate import evaluate
-from phnnify.pipeline import input_specs
 from phnnify.runtime import OnnxNetwork
 
 KINDS = ("fp32", "fp16", "int8", "int8, calibrated")

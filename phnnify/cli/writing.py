@@ -17,7 +17,6 @@ from phnnify.errors import DistillationError, UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from phnnify.conversion import Watcher
     from phnnify.data_options import DataOptions
     from phnnify.distilling.recipe import RunFiles
     from phnnify.export import OnnxFile
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from phnnify.pages import Described
     from phnnify.pipeline import Result
     from phnnify.report import Report
+    from phnnify.watching import Watcher
 
 
 def is_first() -> bool:
@@ -174,10 +174,9 @@ def write_onnx(
         opset: As for `export_onnx`.
         seed: For everything random.
     """
-    from phnnify.batches import calibration_batches
+    from phnnify.batches import calibration_batches, input_specs
     from phnnify.data import read_data
     from phnnify.export import export_onnx
-    from phnnify.pipeline import input_specs
     from phnnify.quantizing.quantized import export_quantized
 
     if quantizing is None:

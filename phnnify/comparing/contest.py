@@ -12,23 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from phnnify.batches import Batch, as_batch
+from phnnify.batches import Batch, as_batch, input_specs
 from phnnify.change import Change
 from phnnify.comparing.candidates import Candidate, read_candidate
 from phnnify.comparing.comparison import Comparison, EngineCosts
 from phnnify.comparing.latency import Latency, duel
 from phnnify.comparing.probe import Footprint, measure_footprint
 from phnnify.comparing.runners import RUNNERS, NotMeasuredError, Runner
-from phnnify.conversion import Watcher
 from phnnify.data import read_data
 from phnnify.data_options import DataOptions
 from phnnify.errors import PhnnifyError, UsageError
 from phnnify.evaluate import evaluate
 from phnnify.inputs import Inputs, InputSpec, random_example, read_inputs
 from phnnify.measure import evaluation_copy, first_line
-from phnnify.pipeline import input_specs
 from phnnify.quiet import quiet
 from phnnify.runtime import ONNX, OnnxNetwork, inputs_of, onnx_bytes
+from phnnify.watching import Watcher, nobody
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def compare(
         FileError, UntrustedError, ModelError, ExportError: a network cannot be read, or fails on the data.
     """
     _check(batches, engines, threads)
-    watch, archs = watch or _nobody, (arch, arch) if arch is None or isinstance(arch, str) else arch
+    watch, archs = watch or nobody, (arch, arch) if arch is None or isinstance(arch, str) else arch
     torch.manual_seed(seed)
     with _threads(threads):
         sides = []
@@ -245,7 +244,3 @@ def _footprint(
     except PhnnifyError as reason:
         notes.append(f"{engine}: load time and memory not measured: {reason}")
         return None
-
-
-def _nobody(what: str, done: int, total: int) -> None:
-    """Nobody watches."""
