@@ -22,7 +22,7 @@ FORMS = [("net.safetensors", small), ("net.pt", sequence)]
 @pytest.mark.parametrize(("name", "make"), FORMS, ids=["tensors", "module"])
 def test_each_learned_algebra_is_found_with_its_weight(name: str, make: object, tmp_path: Path) -> None:
     assert callable(make)
-    result = phnnify.convert(make(), 4)
+    result = phnnify.convert(make(), 4, init="fresh")
     phnnify.save(result.model, tmp_path / name)
     found = find_algebras(str(tmp_path / name))
     assert [each.layers for each in found] == [(layer,) for layer in result.plan.conversions]
