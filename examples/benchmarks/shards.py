@@ -5,7 +5,8 @@
 Writes a synthetic Llama checkpoint of that apparent size (20; in bfloat16, one file for each tensor, random
 numbers of which a block is repeated) into FOLDER (by default that for temporary files), runs
 `phnnify convert --stream` on it at n = 4 as a user would, prints what that took, looks whether all numbers
-written are finite, and removes everything. Needs a third more disk than GIGABYTES.
+written are finite, opens the result in a fresh process, lets it answer four tokens, and removes everything.
+Needs a third more disk than GIGABYTES, and half as much memory.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 GIGABYTE = 10**9
 BLOCK = 2**22  # random numbers, repeated
+OPEN = """
+import resource, sys, time, torch, phnnify
+began = time.monotonic()
+model = phnnify.from_pretrained(sys.argv[1])
+opened = time.monotonic()
+with torch.no_grad():
+    assert model(torch.tensor([[1, 2, 3, 4]])).logits.isfinite().all()
+print(opened - began, time.monotonic() - opened, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
 
 
 def network(gigabytes: float) -> tuple[LlamaConfig, nn.Module]:
@@ -79,11 +89,14 @@ def main() -> None:
             with safe_open(path, framework="pt") as file:
                 tensors += sum(bool(file.get_tensor(name).isfinite().all()) for name in file.keys())  # noqa: SIM118
         written = sum(file.stat().st_size for file in files)
-        print("| checkpoint | largest tensor | processes | largest process | time | written |")
-        print("|---|---|---|---|---|---|")
+        done = subprocess.run([sys.executable, "-c", OPEN, small], check=True, capture_output=True, text=True)
+        opening, answering, peak_open = map(float, done.stdout.split())
+        opened = f"{opening:.0f} s, {answering:.0f} s, {peak_open / GIGABYTE:.2f} GB"
+        print("| checkpoint | largest tensor | processes | largest process | time | written |", end="")
+        print(" opening, four tokens, memory |\n|---|---|---|---|---|---|---|")
         read, most, held, left = (f"{count / GIGABYTE:.2f} GB" for count in (size, largest, peak, written))
         result = f"{left} in {len(files)} files, {tensors} finite tensors"
-        print(f"| {read} | {most} | {workers} | {held} | {seconds:.0f} s | {result} |")
+        print(f"| {read} | {most} | {workers} | {held} | {seconds:.0f} s | {result} | {opened} |")
 
 
 if __name__ == "__main__":
