@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import phnnify
+from phnnify.algebra import Order
 from phnnify.errors import FileError, UntrustedError
 from phnnify.inputs import InputSpec
-from phnnify.layers import PHMLayer
+from phnnify.layers import PHMConv1d, PHMLayer, PHMLinear
 from phnnify.measure import copied
 from phnnify.programs import read_program
 from phnnify.sources import read_network
@@ -93,6 +94,14 @@ def test_a_program_is_fitted_to_data_and_comes_out_as_a_program_for_torch_alone(
     subprocess.run([sys.executable, "-c", alone], cwd=tmp_path, check=True, capture_output=True)
     kept = torch.export.load(tmp_path / "small.pt2").state_dict.values()
     assert sum(t.numel() for t in kept) < 0.6 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("form", [Order(2, 2, 2, 3), Order.low_rank(3)], ids=str)
+def test_a_program_of_a_converted_network_is_read_as_what_it_computes(form: Order, tmp_path: Path) -> None:
+    model = nn.Sequential(PHMConv1d(8, 16, 3, n=form), nn.ReLU(), nn.Flatten(), PHMLinear(96, 16, n=form))
+    x = torch.randn(2, 8, 8)
+    phnnify.save(model.eval(), tmp_path / "small.pt2", inputs="2x8x8")
+    near(read_program(tmp_path / "small.pt2").model(x), model(x))
 
 
 @pytest.mark.filterwarnings("error")

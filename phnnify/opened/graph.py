@@ -47,7 +47,7 @@ def with_layers(graph_module: fx.GraphModule) -> fx.GraphModule:
             layer = make(values)
             if layer is None:
                 continue
-            names[key] = _free_name(root, node, set(names.values()))
+            names[key] = _free_name(root, node, set(names.values()) | _hidden(root, node, layer))
             root.add_submodule(names[key], layer)
         with graph.inserting_before(node):
             called = graph.call_module(names[key], (x,))
@@ -91,6 +91,17 @@ def _free_name(root: nn.Module, node: fx.Node, taken: set[str]) -> str:
     while name in taken or _holds_layers(root, name):
         name, count = f"{wanted}_{count}", count + 1
     return name
+
+
+def _hidden(root: Any, node: fx.Node, layer: nn.Module) -> set[str]:
+    """The modules of which other operators read tensors that a layer in their place would not have."""
+    hidden = set()
+    for other in root.graph.nodes:
+        if other.op == "get_attr" and any(user is not node for user in other.users):
+            path, _, last = str(other.target).rpartition(".")
+            if getattr(layer, last, None) is not getattr(root.get_submodule(path), last):
+                hidden.add(path)
+    return hidden
 
 
 def _holds_layers(root: nn.Module, name: str) -> bool:
