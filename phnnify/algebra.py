@@ -43,7 +43,8 @@ class Order:
 
     def __post_init__(self) -> None:
         if min(self.n_out, self.n_in) < 1 or min(self.terms, self.rank) < 0 or not self.terms + self.rank:
-            raise ValueError(f"an order needs numbers of at least 1, and terms or a rank, got {self}")
+            got = f"{self.n_out}, {self.n_in}, {self.terms} terms and rank {self.rank}"
+            raise ValueError(f"an order needs numbers of at least 1, and terms or a rank, got {got}")
         if self.terms > self.n_out * self.n_in:
             raise ValueError(f"{self} has more terms than blocks; {self.n_out * self.n_in} terms are exact")
         if not self.terms and self.n_out * self.n_in > 1:

@@ -135,3 +135,8 @@ def test_an_order_counts_the_numbers_of_its_factors(pair: Factors) -> None:
 def test_an_order_that_makes_no_sense_is_refused(numbers: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Order(*numbers)
+
+
+def test_an_order_of_nothing_is_refused_with_its_numbers() -> None:
+    with pytest.raises(ValueError, match=r"got 1, 32, 0 terms and rank 0$"):
+        Order(1, 32, 0, 0)
