@@ -262,6 +262,15 @@ def test_a_missing_plan_is_an_error() -> None:
     failed(convert("--plan", "none.toml"), 1, "cannot read none.toml: No such file or directory")
 
 
+@pytest.mark.parametrize(
+    "choice", [("--budget", "10%"), ("--max-drop", "1%"), ("--exclude", "head"), ("--algebra", "quaternion")]
+)
+def test_a_plan_and_what_would_choose_another_exclude_each_other(choice: tuple[str, ...]) -> None:
+    done(command("inspect", "net.pt", "--arch", ARCH, "--n", 2, "--plan", "plan.toml"))
+    failed(convert("--plan", "plan.toml", *choice), 2, f"--plan and {choice[0]} exclude each other: it says")
+    assert here() == {"plan.toml"}
+
+
 def test_a_plan_of_another_network_is_an_error() -> None:
     done(command("inspect", "module.pt", "--plan", "plan.toml"))
     failed(

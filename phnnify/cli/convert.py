@@ -82,6 +82,9 @@ _NETWORK = (
 )  # fmt: skip
 
 
+_CHOICES = ("budget", "max_drop", "low_rank", "algebra", "share_algebra", "embeddings", "include", "exclude")
+
+
 def convert(
     context: typer.Context,
     model: options.ModelPath,
@@ -161,6 +164,8 @@ def convert(
         )
         return
     refuse_without("--stream", ["workers"], context)
+    if plan:
+        refuse_beside("--plan", _CHOICES, context, "it says itself what becomes of each weight")
     others = [onnx, log, *reports]
     check_targets(model, others, reports, output=output)
     if output:
