@@ -161,6 +161,8 @@ def _save_module(model: nn.Module, path: Path) -> None:
         except (OSError, FileError):
             raise
         except Exception as error:  # whatever pickling the user's own classes may raise
+            if isinstance(error.__context__, OSError):  # torch's writer says only that its file is wrong
+                raise error.__context__ from None
             raise FileError(
                 f"the network cannot be pickled: {first_line(error)}",
                 hint="write a .safetensors file instead: phnnify.load(path, model=...) needs no pickle",

@@ -299,6 +299,21 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
     assert isinstance(load(str(tmp_path / "net.safetensors"), Small()), Small)
 
 
+def test_a_disk_that_is_full_is_told_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(module: nn.Module, file: Any) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 27968 vs 27856")
+
+    monkeypatch.setattr(torch, "save", full)
+    error = refused(lambda: save(converted().model, tmp_path / "net.pt"), FileError)
+    assert str(error) == f"cannot write {tmp_path / 'net.pt'}: No space left on device"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_that_cannot_be_pickled_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     class Local(nn.Sequential):
         pass
