@@ -312,8 +312,8 @@ def test_with_all_terms_a_converted_network_is_its_original() -> None:
 
 def test_attention_and_memory_are_fitted_to_data_saved_and_read_again(tmp_path: Any) -> None:
     closed, data = sentence()
-    blind = phnnify.convert(closed, 4, min_share=0)
-    done = phnnify.convert(closed, 4, data=data, min_share=0)
+    blind = phnnify.convert(closed, 2, min_share=0)
+    done = phnnify.convert(closed, 2, data=data, min_share=0)
     names = set(done.plan.conversions)
     assert {"attention.in_proj", "attention.out_proj", "memory.ih_l0", "memory.hh_l0_reverse"} <= names
     assert all(layer.output_error is not None for layer in done.report.layers if layer.name in names)
@@ -337,7 +337,7 @@ def test_opened_twins_of_torch_s_own_modules_are_read_without_trust(tmp_path: An
 
 def test_attention_and_memory_learn_from_their_original() -> None:
     closed, data = sentence()
-    student = phnnify.convert(closed, 4, min_share=0).model
+    student = phnnify.convert(closed, 2, min_share=0).model
     recipe = phnnify.Recipe(steps=30, batch=32, rate=3e-3, hidden=0.5, device="cpu")
     better = phnnify.distill(closed, student, data[0], recipe).model
     errors = [(m.eval()(data[0]) - closed(data[0])).norm() for m in (student, better)]
