@@ -57,7 +57,7 @@ class Form:
         include: Sequence[str],
         exclude: Sequence[str],
         min_share: float | None,
-        low_rank: float,
+        low_rank: float | None,
         embeddings: bool,
     ) -> PlanOptions:
         """These, with what decides which weights have the form."""
@@ -74,7 +74,7 @@ class Sizing:
     """What was asked for: the best form of each weight, a share for low rank, a budget, or a largest drop."""
 
     auto: bool = False
-    share: float = 0.0
+    share: float | None = 0.0
     budget: Budget | None = None
     drop: float | None = None
 
@@ -113,11 +113,11 @@ class Sizing:
         if needy and not has_data:
             raise UsageError(f"{needy[0]} needs --data", hint="a few hundred inputs, no labels needed")
         if budget:
-            return cls(budget=parse_budget(budget))
+            return cls(share=None, budget=parse_budget(budget))
         if max_drop:
-            return cls(drop=_percentage(max_drop, "--max-drop"))
+            return cls(share=None, drop=_percentage(max_drop, "--max-drop"))
         if low_rank is None or low_rank == "auto":
-            return cls(auto=has_data)
+            return cls(auto=True, share=None) if has_data else cls()
         return cls(share=0.0 if low_rank == "off" else _share(low_rank))
 
 

@@ -31,7 +31,8 @@ class PlanOptions:
         exclude: Patterns of weights to keep.
         min_share: Weights with a smaller part of the network's parameters are kept (0.005 is 0.5 %); those of
             experts count together.
-        low_rank: The part of each weight's size that goes to a low-rank term, 0 to 1.
+        low_rank: The part of each weight's size that goes to a low-rank term, 0 to 1; None where forms are
+            chosen later.
         embeddings: Whether embedding tables, and what is tied to them, may be converted.
         algebra: A fixed one for all weights, of dimension n; None: learned.
         share_algebra: Whether weights of the same form learn one algebra together.
@@ -46,7 +47,7 @@ class PlanOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     min_share: float = 0.005
-    low_rank: float = 0.0
+    low_rank: float | None = 0.0
     embeddings: bool = False
     algebra: Algebra | None = None
     share_algebra: bool = False
@@ -62,7 +63,7 @@ class PlanOptions:
             raise UsageError(f"n is {self.n}; it must be at least 2 to make anything smaller")
         if not 0 <= self.min_share <= 1:
             raise UsageError(f"the minimum share is {self.min_share}; it must be within 0 to 1")
-        if not 0 <= self.low_rank <= 1:
+        if self.low_rank is not None and not 0 <= self.low_rank <= 1:
             raise UsageError(f"the low-rank share is {self.low_rank}; it must be within 0 to 1")
 
 
@@ -172,7 +173,7 @@ def _decide(site: Site, options: PlanOptions) -> Decision:
     reason = _reason_to_keep(site, options)
     if reason or site.matrix is None:
         return Decision(site.name, site.kind, site.shape, reason=reason)
-    order = _with_share(_order(site.matrix, options), site.matrix, options.low_rank)
+    order = _with_share(_order(site.matrix, options), site.matrix, options.low_rank or 0.0)
     if fixed := options.algebra:
         order = Order(site.parts * fixed.n, fixed.n, site.parts * fixed.n)
         return Decision(site.name, site.kind, site.shape, order=order, algebra=fixed.name)
@@ -181,10 +182,13 @@ def _decide(site: Site, options: PlanOptions) -> Decision:
 
 
 def _order(matrix: Sequence[int], options: PlanOptions) -> Order:
-    """The papers' order n, or one of that size where n asks for no more than a size."""
+    """The papers' order n, or a form of that size where n asks for no more than a size."""
     if options.fresh or options.share_algebra or options.algebra:
         return Order.closest(matrix[0], matrix[1], options.n)
-    return Order.sized(matrix, options.n)
+    order = Order.sized(matrix, options.n)
+    if order.n_out * order.n_in > 1 or options.low_rank == 0:
+        return order
+    return Order.low_rank(max(1, math.prod(matrix) // (options.n * (matrix[0] + math.prod(matrix[1:])))))
 
 
 def _with_share(order: Order, matrix: Sequence[int], share: float) -> Order:
@@ -227,7 +231,7 @@ def _reason_of_order(matrix: Sequence[int], options: PlanOptions) -> str | None:
         return f"the {fixed.name} algebra needs sides that {fixed.n} divides, not {out} and {columns}"
     if fixed and fixed.n == 1:
         return None  # as it was, which is what the real algebra asks for
-    if order.n_out * order.n_in == 1:
+    if order.terms and order.n_out * order.n_in == 1:
         return f"order does not fit: no number up to {options.n} divides {out} or {columns}"
     size = order.parameters(matrix) - (order.terms * order.n_out * order.n_in if fixed else 0)
     return None if size < math.prod(matrix) else f"no saving: {size} numbers in place of {math.prod(matrix)}"

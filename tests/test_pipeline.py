@@ -422,3 +422,18 @@ def test_a_network_that_is_one_layer_is_fitted_to_data_too(options: dict[str, An
     with torch.no_grad():
         y, y_hat = layer(x), result.model(x)
     assert told.output_error == pytest.approx(float((y_hat - y).norm() / (y - y.mean(0)).norm()), rel=1e-3)
+
+
+def test_sides_that_nothing_divides_are_fitted_by_low_rank() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(101, 97), nn.Tanh(), nn.Linear(97, 89))
+    data = [torch.randn(64, 5) @ torch.randn(5, 101)]
+    result = phnnify.convert(model, 4, data=data)
+    assert {str(order) for order in result.plan.conversions.values()} == {"rank 12", "rank 11"}
+    assert (result.report.params.kept or 1) < 0.27
+    blind = phnnify.convert(model, 4, low_rank=1.0)
+    errors = [(each.model(data[0]) - model(data[0])).norm() for each in (result, blind)]
+    assert errors[0] < 0.3 * errors[1]
+    with pytest.raises(PlanError, match="no number up to 4 divides"):
+        phnnify.convert(model, 4, data=data, low_rank="off")
+    assert phnnify.convert(model, budget="20%", data=data).report.params.kept < 0.2  # type: ignore[operator]

@@ -44,6 +44,16 @@ def test_every_weight_that_can_be_converted_is() -> None:
     assert orders == dict.fromkeys(["stem", "grouped", "up", "head"], Order(4, 4, 4))
 
 
+@pytest.mark.parametrize("low_rank", [None, 0.5, 1.0])
+def test_sides_that_nothing_divides_get_low_rank_where_that_is_wanted(low_rank: float | None) -> None:
+    model = nn.Sequential(nn.Linear(101, 97))
+    decisions = planned(model, n=4, low_rank=low_rank)
+    assert decisions["0"].order == Order.low_rank(101 * 97 // (4 * (101 + 97)))
+    assert "order does not fit" in reason(model, "0", n=4, low_rank=0.0)
+    reasons = reason(nn.Sequential(nn.Linear(3, 1)), "0", n=2, low_rank=low_rank)
+    assert reasons == "no saving: 4 numbers in place of 3"
+
+
 def test_a_larger_n_leaves_less_of_small_weights_too() -> None:
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 32, 3), nn.Flatten(), nn.Linear(200, 200))
     sizes = []
