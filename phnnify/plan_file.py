@@ -14,6 +14,7 @@ from phnnify.errors import PlanError
 from phnnify.plan import Decision, Plan
 
 VERSION = 1
+_KEYS = ("name", "kind", "shape", "order", "terms", "rank", "algebra", "reason")
 
 
 def plan_json(plan: Plan) -> str:
@@ -81,6 +82,11 @@ def _read_constants(given: Any) -> tuple[Algebra, ...]:
 
 
 def _read_entry(entry: Any, index: int) -> Decision:
+    if isinstance(entry, dict) and (unknown := [key for key in entry if key not in _KEYS]):
+        raise PlanError(
+            f"layer {index + 1} of the plan has {', '.join(map(repr, unknown))}, which means nothing there",
+            hint=f"what means something is {', '.join(_KEYS)}",
+        )
     try:
         shape = _whole_numbers(entry["shape"])
         name, kind = entry["name"], entry["kind"]

@@ -119,7 +119,10 @@ def _of_content(content: Content, path: Path, arch: str | None, trust: bool) -> 
     if HYPER_KEY in content.metadata:
         raise FileError(f"{path} is a hypernetwork", hint="freeze it first: phnnify hyper --at NAME=VALUE")
     if METADATA_KEY in content.metadata or has_phm(content):
-        raise FileError(f"{path} is already converted", hint="convert the original, with another n")
+        raise FileError(
+            f"{path} is already converted",
+            hint="convert the original, with another n; inspect --algebra FILE shows what it has learned",
+        )
     if is_folder(path):
         return Source(hub.read_network(path, content.tensors, trust=trust), "folder", size_of(path))
     if content.module is not None:

@@ -248,6 +248,30 @@ def test_an_unedited_plan_gives_the_same_network() -> None:
     assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
 
 
+def test_inspect_says_that_it_wrote_the_plan() -> None:
+    assert "wrote plan.toml" in done(command("inspect", "module.pt", "--plan", "plan.toml")).err
+    assert "wrote" not in done(command("inspect", "module.pt", "--plan", "plan.toml", "--quiet")).err
+
+
+def test_a_misspelt_key_of_a_plan_is_an_error() -> None:
+    done(command("inspect", "net.pt", "--arch", ARCH, "--n", 2, "--plan", "plan.toml"))
+    Path("plan.toml").write_text(Path("plan.toml").read_text().replace("terms = ", "term = ", 1))
+    failed(
+        convert("--plan", "plan.toml"),
+        1,
+        "layer 1 of the plan has 'term', which means nothing there",
+        "terms",
+    )
+
+
+@pytest.mark.parametrize("name", ["module.pt2", "net", "other.pt"])
+def test_a_file_that_is_no_onnx_file_is_not_written_over(name: str) -> None:
+    Path(name).write_bytes(b"mine")
+    failed(command("export", "module.pt", "--onnx", name, "--input", "1x16"), 2, "must end in .onnx")
+    failed(command("convert", "module.pt", "--onnx", name, "--input", "1x16"), 2, "must end in .onnx")
+    assert Path(name).read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("n = ", "neither TOML nor JSON"), ("{", "neither TOML nor JSON"), ("", "not a plan of version 1")],
@@ -263,8 +287,12 @@ def test_a_missing_plan_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "choice", [("--budget", "10%"), ("--max-drop", "1%"), ("--exclude", "head"), ("--algebra", "quaternion")]
-)
+    "choice",
+    [
+        ("--budget", "10%"), ("--max-drop", "1%"), ("--exclude", "head"), ("--algebra", "quaternion"),
+        ("--min-share", "1"),
+    ],
+)  # fmt: skip
 def test_a_plan_and_what_would_choose_another_exclude_each_other(choice: tuple[str, ...]) -> None:
     done(command("inspect", "net.pt", "--arch", ARCH, "--n", 2, "--plan", "plan.toml"))
     failed(convert("--plan", "plan.toml", *choice), 2, f"--plan and {choice[0]} exclude each other: it says")
@@ -431,7 +459,7 @@ def test_a_report_or_plan_never_overwrites_the_original() -> None:
         ("-o", "x.pt", "--onnx", "x.pt"),
         ("--report", "r.md", "--report", "./r.md"),
         ("--onnx", "r.md", "--report", "r.md"),
-        ("--onnx", "net-n2.safetensors"),
+        ("--log", "net-n2.safetensors", "--distill", "--steps", "1", "--data", "x.npz"),
     ],
     ids=" ".join,
 )

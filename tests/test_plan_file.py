@@ -91,6 +91,7 @@ def document(**changes: object) -> str:
         (document(terms=5), "more terms than blocks"),
         (document(terms="2"), "whole numbers"),
         (document(name=3), "must be text"),
+        (document(term=3, range=2), "layer 1 of the plan has 'term', 'range', which means nothing there"),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_read_says_where(text: str, words: str) -> None:

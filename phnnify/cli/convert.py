@@ -22,6 +22,7 @@ from phnnify.cli.stream import convert_stream, plan_options
 from phnnify.cli.writing import (
     Quantizing,
     at_work,
+    check_ending,
     check_targets,
     conclude,
     is_first,
@@ -82,7 +83,10 @@ _NETWORK = (
 )  # fmt: skip
 
 
-_CHOICES = ("budget", "max_drop", "low_rank", "algebra", "share_algebra", "embeddings", "include", "exclude")
+_CHOICES = (
+    "budget", "max_drop", "low_rank", "algebra", "share_algebra", "embeddings", "include", "exclude",
+    "min_share",
+)  # fmt: skip
 
 
 def convert(
@@ -168,6 +172,7 @@ def convert(
         refuse_beside("--plan", _CHOICES, context, "it says itself what becomes of each weight")
     others = [onnx, log, *reports]
     check_targets(model, others, reports, output=output)
+    check_ending("--onnx", onnx, ".onnx")
     if output:
         store.check_ending(output)
     followed = read_plan(plan)

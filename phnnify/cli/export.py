@@ -12,7 +12,7 @@ import typer
 from phnnify import __version__
 from phnnify.cli import options
 from phnnify.cli.reading import check_quantize, read_data_options, refuse_without
-from phnnify.cli.writing import Quantizing, at_work, check_targets, write_onnx
+from phnnify.cli.writing import Quantizing, at_work, check_ending, check_targets, write_onnx
 from phnnify.errors import UsageError
 
 Onnx = Annotated[Path | None, typer.Option(metavar="FILE", help="The ONNX file to write.")]
@@ -62,8 +62,8 @@ def export(
         raise UsageError("nothing to write", hint="--onnx FILE or --pt2 FILE")
     if not onnx:
         refuse_without("--onnx", ["form", "batch"], context)
-    if pt2 and pt2.suffix != store.PROGRAM:
-        raise UsageError(f"--pt2 {pt2} must end in {store.PROGRAM}")
+    check_ending("--onnx", onnx, ".onnx")
+    check_ending("--pt2", pt2, store.PROGRAM)
     with at_work(quiet=quiet or as_json) as watch:
         watch(f"reading {model.name}", 0, 0)
         network = sources.read_any(model, arch=arch, trust=trust)

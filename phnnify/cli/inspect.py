@@ -59,7 +59,7 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Show what convert would do to each layer, and why; or what a converted network has learned."""
-    from phnnify import pipeline
+    from phnnify import pipeline, render
     from phnnify.change import Change
     from phnnify.files import write_text
     from phnnify.inputs import read_inputs
@@ -93,6 +93,8 @@ def inspect(
         write_text(plan, plan_json(made) if plan.suffix == ".json" else plan_toml(made))
     write_reports(described, reports)
     print_report(described, quiet=quiet, as_json=as_json)
+    if plan and not (quiet or as_json):
+        render.say(f"wrote {plan}")
 
 
 def _look_at(

@@ -48,8 +48,8 @@ def check_targets(
         UsageError: an output is the input, two outputs are the same, or a report has an unknown ending.
         FileError: an output cannot be written.
     """
+    from phnnify import pages
     from phnnify.files import check_target
-    from phnnify.pages import check_ending
     from phnnify.store import check_output
 
     given = [target for target in (output, *targets) if target is not None]
@@ -60,7 +60,17 @@ def check_targets(
     if len({target.resolve() for target in given}) < len(given):
         raise UsageError("two outputs have the same name")
     for path in reports:
-        check_ending(path)
+        pages.check_ending(path)
+
+
+def check_ending(option: str, target: Path | None, ending: str) -> None:
+    """Refuse a file of another kind, which may be one that was not meant to be written over.
+
+    Raises:
+        UsageError: its name ends in something else.
+    """
+    if target and target.suffix != ending:
+        raise UsageError(f"{option} {target} must end in {ending}")
 
 
 def _holds(place: Path, path: Path) -> bool:
