@@ -35,7 +35,7 @@ GROUPS = {
     "Folders larger than memory": "pieces shards streaming",
     "Distillation": "distilling",
     "Writing files": "files store capture forms graphs export runtime quantizing",
-    "Saying what was done": "report layer_report notes change pages chart learned heat",
+    "Saying what was done": "report layer_report notes change strict pages chart learned heat",
     "Comparing two networks": "comparing",
     "Hypernetworks": "hyper",
     "Verbs and commands": "pipeline render cli errors watching quiet",

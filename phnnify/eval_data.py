@@ -56,7 +56,7 @@ class EvalData:
         doubts = (
             (_DOUBT.format(found.accuracy.teacher),) if found.accuracy and self._is_doubtful(found) else ()
         )
-        return replace(report, evaluation=found, notes=(*report.notes, *doubts))
+        return replace(report, evaluation=found, notes=(*report.notes, *found.notes(), *doubts))
 
     def _is_doubtful(self, found: Evaluation) -> bool:
         """Whether an original that sees images, as they are in a file, is wrong on many."""

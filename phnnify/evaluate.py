@@ -17,6 +17,7 @@ from phnnify.losses import class_axis, scores
 from phnnify.measure import evaluation_copy, forward
 
 _ANSWERS = 256 << 20  # bytes of remembered answers
+_NOT_FINITE = "{bad:,} of the {samples:,} answers of {who} on the evaluation data are not finite"
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,33 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Agreement, and accuracy where the data has labels."""
+    """Agreement, and accuracy where the data has labels.
+
+    Attributes:
+        agreement: Of the two networks.
+        accuracy: Of both; None without labels.
+        not_finite: How many answers are not finite: of the original, and of the converted network.
+    """
 
     agreement: Agreement
     accuracy: Accuracy | None
+    not_finite: tuple[int, int] = (0, 0)
+
+    def notes(self, teacher: str = "the original", student: str = "the converted network") -> tuple[str, ...]:
+        """What a reader of these numbers should know, in sentences.
+
+        Args:
+            teacher: What the original is called there.
+            student: What the converted network is called there.
+        """
+        samples, (theirs, ours) = self.agreement.samples, self.not_finite
+        if theirs:
+            who = f"{teacher} (and {ours} of {student})" if ours else teacher
+            return (_NOT_FINITE.format(bad=theirs, samples=samples, who=who) + ": look at the data.",)
+        if ours:
+            end = f", where those of {teacher} are: do not use it as it is."
+            return (_NOT_FINITE.format(bad=ours, samples=samples, who=student) + end,)
+        return ()
 
     @property
     def drop(self) -> float:
@@ -90,9 +114,12 @@ class _Sums:
         self.samples = self.outputs = self.labels = 0
         self.same = self.teacher_right = self.student_right = 0
         self.kl = self.difference = self.size = 0.0
+        self.teacher_strange = self.student_strange = 0
 
     def add(self, batch: Batch, y: Tensor, y_hat: Tensor) -> None:
         self.samples += batch.size
+        self.teacher_strange += _not_finite(y, batch)
+        self.student_strange += _not_finite(y_hat, batch)
         self.difference += float((y_hat.double() - y.double()).square().sum())
         self.size += float(y.double().square().sum())
         axis = class_axis(y, batch.targets)
@@ -124,10 +151,20 @@ class _Sums:
             self.kl / outputs if outputs else None,
             error,
         )
+        strange = self.teacher_strange, self.student_strange
         if not self.labels:
-            return Evaluation(agreement, None)
+            return Evaluation(agreement, None, strange)
         accuracy = Accuracy("top-1", self.teacher_right / self.labels, self.student_right / self.labels)
-        return Evaluation(agreement, accuracy)
+        return Evaluation(agreement, accuracy, strange)
+
+
+def _not_finite(answer: Tensor, batch: Batch) -> int:
+    """On how many samples an answer is not finite; all, where that cannot be told."""
+    finite = answer.isfinite()
+    if finite.all():
+        return 0
+    per_sample = answer.dim() > 0 and len(answer) == batch.size
+    return int((~finite.reshape(len(answer), -1).all(1)).sum()) if per_sample else batch.size
 
 
 def evaluate(teacher: nn.Module, student: nn.Module, data: Iterable[Batch]) -> Evaluation:

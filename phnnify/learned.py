@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,6 +22,7 @@ from phnnify.given import shown_algebras
 from phnnify.layers import PHMLayer
 from phnnify.plan_file import parse_plan
 from phnnify.rebuild import factors_of
+from phnnify.strict import json_text
 
 _NEAR = 0.5  # of the distance of a random space: what is nearer resembles an algebra
 
@@ -170,4 +170,4 @@ def to_json(found: Sequence[Found]) -> str:
         }
         for x in found
     ]
-    return json.dumps({"phnnify": __version__, "algebras": entries}, indent=2)
+    return json_text({"phnnify": __version__, "algebras": entries}, indent=2)

@@ -5,7 +5,6 @@ Parts that were not measured are None (`null`), never guessed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from phnnify.layer_report import LAYER_HEADINGS, LayerReport, layer_cells
 from phnnify.notes import after_distillation, folded_norms
 from phnnify.pages import html_page, html_table, markdown_page, markdown_table
 from phnnify.plan import Plan
+from phnnify.strict import json_text
 from phnnify.trace import Site, Trace
 
 
@@ -53,7 +53,9 @@ class Report:
 
     def with_distillation(self, course: Course, evaluation: Evaluation | None) -> Report:
         """The report once the network has learned from its original, and was compared with it again."""
-        notes = after_distillation(self.notes, course)
+        outdated = self.evaluation.notes() if self.evaluation else ()
+        notes = after_distillation([note for note in self.notes if note not in outdated], course)
+        notes = (*notes, *(evaluation.notes() if evaluation else ()))
         return replace(self, notes=notes, distillation=course, evaluation=evaluation)
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +80,7 @@ class Report:
 
     def to_json(self) -> str:
         """The report as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        return json_text(self.to_dict(), indent=2)
 
     @property
     def title(self) -> str:

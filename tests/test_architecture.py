@@ -72,6 +72,7 @@ ORDER = [
     "hyper.network",
     "files",
     "pages",
+    "strict",
     "chart",
     "runtime",
     "constants",

@@ -97,3 +97,8 @@ def test_the_terminal_shows_it_in_80_columns() -> None:
     assert "…" not in text
     for cell in ("A: net.pt", "4,123,456,789", "27.2%", "89.7%", "slower", "0.51 (0.50, 0.52)", "verdict: "):
         assert cell in text
+
+
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    strange = replace(BASE, latency=(times("PyTorch", 1, float("inf"), 1.0),))
+    assert json.loads(strange.to_json())["latency"][0]["before"]["median"] is None

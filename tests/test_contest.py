@@ -166,3 +166,11 @@ def test_files_that_are_no_networks_and_data_that_does_not_fit_are_refused(tmp_p
         compare(tmp_path / "a.pt", small(), "PyTorch", inputs="1x16")
     with pytest.raises(PhnnifyError, match="fails on an example input"):
         compare(small(), small(), "PyTorch", data=[torch.zeros(3, 5)])
+
+
+def test_answers_that_are_not_finite_are_told_by_the_names_of_the_networks() -> None:
+    broken = small()
+    with torch.no_grad():
+        broken.head.bias[0] = float("nan")
+    found = compare(small(), broken, "PyTorch", data=[ROWS])
+    assert any(note.startswith("40 of the 40 answers of Small (2) on the") for note in found.notes)

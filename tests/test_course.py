@@ -72,3 +72,11 @@ def test_it_is_told_in_a_few_words() -> None:
     record.metric = "top-1"
     record.add(Moment(1, 1.0, 3.0, 0.1, None, 0.875))
     assert record.told() == "loss 3, rate 1.0e-01, 50/s, top-1 87.5%"
+
+
+def test_a_merit_that_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    record = Record(path)
+    record.start()
+    record.add(Moment(1, 1.0, 3.0, 0.1, None, float("nan")))
+    assert '"metric": null' in path.read_text()

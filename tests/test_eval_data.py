@@ -66,3 +66,13 @@ def test_an_original_that_is_often_wrong_on_plain_images_is_doubted(
     doubts = [note for note in result.report.notes if "give the same --mean and --std" in note]
     assert len(doubts) == doubted
     assert all(note.startswith("The original itself is right on 20.0% of") for note in doubts)
+
+
+def test_a_report_says_where_answers_are_not_finite(model: Net) -> None:
+    traced = trace(model)
+    report = make_report(traced, make_plan(traced, PlanOptions(4)))
+    x = X[:, :, :6, :6].clone()
+    x[5] = float("nan")
+    added = EvalData([x], None, 0).add_to(report, model, model)
+    assert added.notes[-1].endswith("are not finite: look at the data.")
+    assert '"kl": null' in added.to_json()

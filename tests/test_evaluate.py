@@ -192,3 +192,30 @@ def test_what_a_student_could_before_goes_beside_what_it_can() -> None:
     assert (both.student, both.student_before) == (both.teacher, before.accuracy.student)
     unlabelled = evaluate(Fixed(Y), Fixed(Y), [Batch((ROWS,))])
     assert unlabelled.with_before(before) == unlabelled
+
+
+def test_answers_that_are_not_finite_are_counted_and_told() -> None:
+    strange = Y.clone()
+    strange[3, 1], strange[30] = float("nan"), float("-inf")
+    batches = [Batch((ROWS[:15],)), Batch((ROWS[15:],))]
+    assert evaluate(Fixed(Y), Fixed(Z), batches).notes() == ()
+    assert evaluate(Fixed(strange), Fixed(Z), batches).notes() == (
+        "2 of the 40 answers of the original on the evaluation data are not finite: look at the data.",
+    )
+    assert evaluate(Fixed(strange), Fixed(strange), batches).notes("a.pt", "b.pt") == (
+        "2 of the 40 answers of a.pt (and 2 of b.pt) on the evaluation data are not finite: look at the "
+        "data.",
+    )
+    assert evaluate(Fixed(Y), Fixed(strange), batches).notes() == (
+        "2 of the 40 answers of the converted network on the evaluation data are not finite, where those of "
+        "the original are: do not use it as it is.",
+    )
+
+
+@pytest.mark.parametrize("shape", [(40,), (1, 40), (40, 1)])
+def test_single_numbers_that_are_not_finite_are_counted_too(shape: tuple[int, ...]) -> None:
+    strange = Y[:, 0].clone()
+    strange[7] = float("nan")
+    one = Fixed(strange, lambda y: y.reshape(shape))
+    found = evaluate(one, one, [Batch((ROWS,))])
+    assert found.not_finite == ((40, 40) if shape == (1, 40) else (1, 1))

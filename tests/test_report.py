@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -118,3 +119,17 @@ def test_the_way_of_a_distillation_is_in_every_form(report: Report) -> None:
     page = after.to_html()
     assert page.count("<svg") == 3
     assert ("  before its distillation", "", "50.0%", "") in summary(after)
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(report: Report) -> None:
+    nothing = Evaluation(Agreement(10, 1.0, float("nan"), float("inf")), None)
+    found = json.loads(replace(report, evaluation=nothing).to_json())
+    assert found["agreement"] == {"samples": 10, "top1": 1.0, "kl": None, "relative_error": None}
+
+
+def test_after_a_distillation_the_notes_are_of_the_last_evaluation(report: Report) -> None:
+    agreement = Agreement(10, 1.0, float("nan"), 0.1)
+    before, after = Evaluation(agreement, None, (0, 7)), Evaluation(agreement, None, (0, 2))
+    first = replace(report, evaluation=before, notes=(*report.notes, *before.notes()))
+    last = first.with_distillation(course({}), after)
+    assert [note for note in last.notes if "not finite" in note] == list(after.notes())

@@ -5,7 +5,6 @@ What was not measured is None, and a note says why.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from phnnify.comparing.verdict import Verdict, judge
 from phnnify.errors import ModelError
 from phnnify.evaluate import Evaluation
 from phnnify.pages import html_page, html_table, markdown_page, markdown_table
+from phnnify.strict import json_text
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """As JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        return json_text(self.to_dict(), indent=2)
 
     def to_markdown(self) -> str:
         """As Markdown."""

@@ -106,7 +106,7 @@ def compare(
         latency=tuple(latency),
         evaluation=evaluation,
         threads=threads,
-        notes=tuple(notes),
+        notes=(*notes, *(evaluation.notes(*_names(pair)) if evaluation else ())),
     )
 
 

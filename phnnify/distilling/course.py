@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phnnify.errors import FileError
+from phnnify.strict import json_text
 
 _MOMENTS = 200  # that are kept, about
 _SMOOTHING = 0.05
@@ -135,6 +135,6 @@ class Record:
             return
         try:
             with self._path.open(mode, encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(moment)) + "\n" for moment in moments)
+                file.writelines(json_text(asdict(moment)) + "\n" for moment in moments)
         except OSError as error:
             raise FileError(f"cannot write the log {self._path}: {error.strerror or error}") from None
