@@ -14,6 +14,7 @@ from phnnify.asked import FIT, Form, Sizing
 from phnnify.bare_uses import opened_up
 from phnnify.batches import Batch, halves, input_specs
 from phnnify.caller_data import calibration_inputs, learning_data
+from phnnify.change import Change
 from phnnify.choose import Budgeting, Choice, best_forms
 from phnnify.conversion import draw_by, nearest_of
 from phnnify.data_options import DataOptions
@@ -24,7 +25,7 @@ from phnnify.eval_data import EvalData
 from phnnify.evaluate import evaluate
 from phnnify.feed import make_feed
 from phnnify.inputs import Inputs, InputSpec, read_inputs
-from phnnify.measure import tensor_bytes
+from phnnify.measure import parameter_count, tensor_bytes
 from phnnify.plan import Plan, check_plan, make_plan, require_conversions
 from phnnify.plan_shown import plan_beside
 from phnnify.report import Report, make_report
@@ -268,7 +269,8 @@ def distill(
     specs = input_specs([next(make_feed(material, 1, 0).stream())])
     traced = trace(opened_up(teacher, specs, seed=recipe.seed), specs, seed=recipe.seed)
     plan = plan_beside(traced, student)
-    report = make_report(traced, plan)
+    sizes = Change(parameter_count(teacher), parameter_count(student))
+    report = replace(make_report(traced, plan), params=sizes)
     if eval_data is not None:
         report = evaluation.add_to(report, teacher, student)
     result = Result(student, plan, report, specs)

@@ -14,6 +14,7 @@ from torch import nn
 
 import phnnify
 from phnnify.algebra import Order, relative_error
+from phnnify.change import Change
 from phnnify.distilling.recipe import Recipe, RunFiles
 from phnnify.errors import FileError, ModelError, PlanError, UsageError
 from phnnify.inputs import random_example, read_inputs
@@ -232,6 +233,12 @@ def test_a_distillation_reports_the_plan_that_the_student_shows() -> None:
     assert accuracy.student_before is not None
     assert isinstance(result.model, type(student.model))
     assert not result.model.training
+
+
+def test_any_student_with_the_inputs_and_outputs_of_the_original_learns_and_is_counted_itself() -> None:
+    model, student = Plain().eval(), nn.Sequential(nn.Flatten(), nn.Linear(256, 40), nn.Linear(40, 12))
+    report = phnnify.distill(model, student, smooth(64, 0), RECIPE).report
+    assert report.params == Change(parameter_count(model), 256 * 40 + 40 + 40 * 12 + 12)
 
 
 def test_a_distillation_learns_from_batches_of_any_iterable() -> None:
