@@ -164,7 +164,8 @@ def convert(
         The converted network (same class, same mode), the plan, and the report.
 
     Raises:
-        UsageError: an option has a value that cannot mean anything, or options exclude each other.
+        UsageError: an option has a value that cannot mean anything, options exclude each other, or labels are
+            to be learned and the data has none.
         FileError: the data cannot be read.
         PlanError: the plan does not fit the network, no weight can be converted, or no network is small or
             near enough.
@@ -176,6 +177,8 @@ def convert(
     form = Form.read(n, algebra, share_algebra, init, data=data, eval_data=eval_data)
     sizing = Sizing.read(low_rank, budget, max_drop, has_data=data is not None, form=form)
     batches = calibration_inputs(model, data, samples * (2 if sizing.drop else 1), data_options, seed, watch)
+    if distill:
+        distill.check_labels(batches[0])
     watch("looking at the network", 0, 0)
     specs = read_inputs(inputs) or input_specs(batches)
     opened = opened_up(model, specs, seed=seed, names=plan.conversions if plan else ())
@@ -256,7 +259,8 @@ def distill(
         The trained student (the student's class and mode), its plan, and the report.
 
     Raises:
-        UsageError: Accelerate is missing, or the state to resume from is of another run.
+        UsageError: Accelerate is missing, the state to resume from is of another run, or labels are to be
+            learned and the data has none.
         FileError: data cannot be read, or a file not written.
         ModelError: a network fails on the data, or the two answers cannot be compared.
         StoppedError: the run was asked to stop; its state is saved.
@@ -265,8 +269,10 @@ def distill(
     recipe = recipe or Recipe()
     material = learning_data(data, data_options)
     evaluation = EvalData(eval_data, data_options, recipe.seed)
+    first = next(make_feed(material, 1, 0).stream())
+    recipe.check_labels(first)
     watch("looking at the networks", 0, 0)
-    specs = input_specs([next(make_feed(material, 1, 0).stream())])
+    specs = input_specs([first])
     traced = trace(opened_up(teacher, specs, seed=recipe.seed), specs, seed=recipe.seed)
     plan = plan_beside(traced, student)
     sizes = Change(parameter_count(teacher), parameter_count(student))

@@ -263,3 +263,13 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(folder: Path) 
     ]
     assert losses[0][0] is None
     assert losses[0][1:] == pytest.approx(losses[1][1:], rel=1e-4)
+
+
+def test_labels_to_be_learned_are_refused_where_the_data_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "trace", pytest.fail)  # nothing is looked at before
+    np.savez("inputs.npz", x=np.load(DATA)["x"][:20])
+    data = ("--data", "inputs.npz", "--labels", 0.5)
+    failed(distill(*data), 2, "--labels 0.5 needs data with labels", "hint: give the labels as y")
+    together = command("convert", DIGITS / "model.pt", "--n", 4, "--distill", *QUICK, *data)
+    failed(together, 2, "--labels 0.5 needs data with labels", "hint: give the labels as y")
+    assert here() == {"inputs.npz"}

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phnnify.batches import Batch
 from phnnify.distilling.augment import Augmentation
 from phnnify.distilling.recipe import Length, Recipe
 from phnnify.errors import UsageError
@@ -80,3 +82,11 @@ def test_recipes_that_lead_to_other_weights_have_other_texts() -> None:
     assert recipe.to_json() == replace(recipe, device="cpu", checkpoint_minutes=1.0).to_json()
     for values in ({"steps": 6}, {"seed": 1}, {"augment": Augmentation(flip=True)}, {"average": 0.5}):
         assert replace(recipe, **values).to_json() != recipe.to_json()
+
+
+def test_labels_that_are_to_be_learned_must_be_there() -> None:
+    x, y = torch.zeros(4, 2), torch.zeros(4)
+    Recipe(labels=0.5).check_labels(Batch((x,), targets=y))
+    Recipe().check_labels(Batch((x,)))
+    with pytest.raises(UsageError, match=r"--labels 0\.5 needs data with labels; the data has inputs only"):
+        Recipe(labels=0.5).check_labels(Batch((x,)))

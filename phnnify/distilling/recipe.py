@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phnnify.batches import Batch
 from phnnify.distilling.augment import Augmentation
 from phnnify.errors import UsageError
 
@@ -99,6 +100,21 @@ class Recipe:
         for name, known in (("optimizer", OPTIMIZERS), ("loss", LOSSES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"--{name} is {getattr(self, name)!r}", hint=f"one of {', '.join(known)}")
+
+    def check_labels(self, batch: Batch) -> None:
+        """Refuse data without the labels that are to be learned, before any work is done.
+
+        Args:
+            batch: The first of the data.
+
+        Raises:
+            UsageError: it has no labels.
+        """
+        if self.labels and batch.targets is None:
+            raise UsageError(
+                f"--labels {self.labels:g} needs data with labels; the data has inputs only",
+                hint="give the labels as y beside x (a loader: (inputs, labels)), or leave --labels out",
+            )
 
     def length(self, steps_in_epoch: float) -> Length:
         """How long the run takes, given how many steps one look at all data takes."""
