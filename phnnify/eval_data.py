@@ -11,10 +11,12 @@ from torch import nn
 from phnnify.batches import Batch
 from phnnify.caller_data import batches_of, own_batches
 from phnnify.data_options import DataOptions
-from phnnify.evaluate import Evaluation, evaluate
+from phnnify.errors import FileError
+from phnnify.evaluate import Evaluation, check_question, evaluate
 from phnnify.report import Report
 
 _CHECKED = 2048  # samples of referenced data on which a student is measured while it learns
+_LOOKED_AT = 64  # samples of referenced data that are drawn to see whether it fits
 _RIGHT = 0.75  # below this accuracy of an original on images as they lie in a file, one asks why
 _DOUBT = (
     "The original itself is right on {:.1%} of the evaluation data only. If its images were normalized when "
@@ -45,6 +47,19 @@ class EvalData:
     def some(self) -> Iterable[Batch] | None:
         """What a student is measured on while it learns; None without data."""
         return None if self._data is None else batches_of(self._data, self._options, _CHECKED, self._seed)
+
+    def check(self, teacher: nn.Module) -> None:
+        """Refuse data whose first batch does not fit the original, before any work is done.
+
+        Raises:
+            ModelError, FileError: as `evaluate.check_question`, or there are no samples.
+        """
+        if self._data is None:
+            return
+        first = next(iter(batches_of(self._data, self._options, _LOOKED_AT, self._seed)), None)
+        if first is None:
+            raise FileError("the data to evaluate on holds no samples")
+        check_question(teacher, first)
 
     def add_to(self, report: Report, teacher: nn.Module, student: nn.Module) -> Report:
         """The report with what the two give on all of it, and with a doubt where the first is often wrong.

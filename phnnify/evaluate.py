@@ -190,6 +190,19 @@ def evaluate(teacher: nn.Module, student: nn.Module, data: Iterable[Batch]) -> E
     return sums.result()
 
 
+def check_question(teacher: nn.Module, batch: Batch) -> None:
+    """Refuse a batch that the original cannot answer, or whose labels do not fit its answer.
+
+    Raises:
+        ModelError: the network fails on the inputs, or gives nothing that can be compared.
+        FileError: labels do not fit the outputs.
+    """
+    teacher = evaluation_copy(teacher)
+    device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
+    answer = main_output(forward(teacher, _example(batch, device))).cpu()
+    _Sums().add(batch.to(answer.device), answer, answer)
+
+
 class Examination:
     """The same questions for many students: what the teacher answers is remembered.
 

@@ -120,7 +120,7 @@ def convert(
     data_options: DataOptions | None = None,
     distill: Recipe | None = None,
     files: RunFiles | None = None,
-    before_distillation: Callable[[Result], object] | None = None,
+    keep: Callable[[Result], object] | None = None,
     seed: int = 0,
     watch: Watcher | None = None,
 ) -> Result:
@@ -156,7 +156,8 @@ def convert(
         data_options: How referenced images and arrays become inputs.
         distill: How the converted network is to learn from the original, on all of the data.
         files: Where that run leaves its state and its log.
-        before_distillation: Given the converted network before it learns.
+        keep: Given the converted network where what comes next could lose it: before it learns, and where it
+            cannot be compared with the original.
         seed: For random inputs and draws.
         watch: Told how far it is.
 
@@ -180,6 +181,8 @@ def convert(
     if distill:
         distill.check_labels(batches[0])
     watch("looking at the network", 0, 0)
+    evaluation = EvalData(eval_data, data_options, seed)
+    evaluation.check(model)
     specs = read_inputs(inputs) or input_specs(batches)
     opened = opened_up(model, specs, seed=seed, names=plan.conversions if plan else ())
     traced = trace(opened, specs, seed=seed)
@@ -194,15 +197,14 @@ def convert(
         choices = _sized(sizing, model, opened, traced, planned, batches, held_out, watch)
     done = draw_by(model, choices[0], seed) if form.fresh else nearest_of(model, choices, batches, watch)
     report = make_report(traced, done.choice.plan, done.fits, done.notes, done.choice)
-    evaluation = EvalData(eval_data, data_options, seed)
+    result = Result(done.model, done.choice.plan, report, specs)
     if eval_data is not None:
         watch("comparing with the original", 0, 0)
-        report = evaluation.add_to(report, model, done.model)
-    result = Result(done.model, done.choice.plan, report, specs)
+        result = _compared(model, result, evaluation, keep)
     if distill is None:
         return result
-    if before_distillation:
-        before_distillation(result)
+    if keep:
+        keep(result)
     material = learning_data(data, data_options)
     return _distilled(model, result, material, evaluation, distill, files or RunFiles(), watch)
 
@@ -228,6 +230,18 @@ def _sized(
         require_conversions(choice.plan)
         return (choice,)
     return best_forms(opened, plan, batches, measuring) if sizing.auto else (Choice(plan),)
+
+
+def _compared(
+    model: nn.Module, result: Result, evaluation: EvalData, keep: Callable[[Result], object] | None
+) -> Result:
+    """The result with the evaluation in its report; where that fails, the network is kept."""
+    try:
+        return replace(result, report=evaluation.add_to(result.report, model, result.model))
+    except Exception:  # whatever the user's own loader may raise
+        if keep:
+            keep(result)
+        raise
 
 
 def distill(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.networks import Outcome, command
 
@@ -38,3 +39,27 @@ def test_json_stays_json_where_answers_are_not_finite() -> None:
         report = json.loads(text, parse_constant=pytest.fail)
         assert report["agreement"]["kl"] is None
         assert report["notes"][-1].startswith("1 of the 40 answers of the original (and 1 of")
+
+
+def test_labels_that_do_not_fit_are_refused_before_the_fit() -> None:
+    np.savez("eval.npz", x=X[:40], y=Y[:40] + 100)
+    failed = convert()
+    assert failed.code == 1
+    assert failed.err.startswith("error: the data has a label 1")
+    assert not Path("small.pt").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--quiet",), ("--json",)])
+def test_where_they_are_found_late_the_converted_network_is_written_all_the_same(
+    more: tuple[str, ...],
+) -> None:
+    y = Y.copy()
+    last = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[-1]
+    y[last] = 99  # not among those that are drawn to be looked at
+    np.savez("eval.npz", x=X, y=y)
+    failed = convert(*more)
+    assert failed.code == 1
+    assert failed.out == ""
+    said = "" if more else "wrote small.pt; its comparison with the original failed\n"
+    assert failed.err == f"{said}error: the data has a label 99; the network knows 0 to 9\n"
+    assert Path("small.pt").exists()

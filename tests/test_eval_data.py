@@ -11,6 +11,7 @@ import torch
 import phnnify
 from phnnify import eval_data
 from phnnify.data_options import DataOptions
+from phnnify.errors import FileError
 from phnnify.eval_data import EvalData
 from phnnify.plan import PlanOptions, make_plan
 from phnnify.report import make_report
@@ -76,3 +77,20 @@ def test_a_report_says_where_answers_are_not_finite(model: Net) -> None:
     added = EvalData([x], None, 0).add_to(report, model, model)
     assert added.notes[-1].endswith("are not finite: look at the data.")
     assert '"kl": null' in added.to_json()
+
+
+def test_data_is_looked_at_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = Plain().eval(), []
+    model.register_forward_pre_hook(lambda module, args: asked.append(len(args[0])))
+    EvalData(None, None, 0).check(model)
+    EvalData([X[:50], X[:, :2]], None, 0).check(model)
+    monkeypatch.setattr(eval_data, "_LOOKED_AT", 15)
+    y = np.full(60, 11)
+    np.savez(tmp_path / "images.npz", x=X.numpy(), y=y)
+    EvalData(str(tmp_path / "images.npz"), None, 0).check(model)
+    assert asked == [50, 15]
+    np.savez(tmp_path / "images.npz", x=X.numpy(), y=y + 1)
+    with pytest.raises(FileError, match="a label 12; the network knows 0 to 11"):
+        EvalData(str(tmp_path / "images.npz"), None, 0).check(model)
+    with pytest.raises(FileError, match="holds no samples"):
+        EvalData([], None, 0).check(model)

@@ -177,6 +177,28 @@ def test_labels_give_an_accuracy() -> None:
     assert 0 <= evaluation.accuracy.student <= 1
 
 
+def test_data_to_evaluate_on_that_does_not_fit_is_refused_before_the_fit() -> None:
+    told: list[str] = []
+    for labels, words in ((torch.full((50,), 12), "a label 12"), (torch.zeros(49).long(), "49 labels")):
+        with pytest.raises(FileError, match=words):
+            phnnify.convert(
+                Plain(), 4, eval_data=[(smooth(50, 0), labels)], watch=lambda what, *_: told.append(what)
+            )
+    with pytest.raises(ModelError, match="fails on an example input"):
+        phnnify.convert(Plain(), 4, eval_data=[torch.zeros(2, 3)], watch=lambda what, *_: told.append(what))
+    assert {*told} == {"looking at the network"}
+
+
+def test_a_network_that_cannot_be_compared_with_the_original_is_kept() -> None:
+    kept: list[phnnify.Result] = []
+    batches = [(smooth(50, 0), torch.full((50,), label)) for label in (11, 12)]
+    with pytest.raises(FileError, match="a label 12"):
+        phnnify.convert(Plain(), 4, min_share=0, eval_data=batches, keep=kept.append)
+    [result] = kept
+    assert parameter_count(result.model) == result.report.params.after
+    assert result.report.evaluation is None
+
+
 def test_fitting_to_data_twice_gives_the_same_bytes() -> None:
     torch.manual_seed(0)
     model = Plain()
@@ -202,7 +224,7 @@ def test_a_conversion_with_distillation_is_both_after_one_another() -> None:
     plain = phnnify.convert(model, 4, min_share=0, data=data, eval_data=held_out)
     seen: list[phnnify.Result] = []
     both = phnnify.convert(
-        model, 4, min_share=0, data=data, eval_data=held_out, distill=RECIPE, before_distillation=seen.append
+        model, 4, min_share=0, data=data, eval_data=held_out, distill=RECIPE, keep=seen.append
     )
     [before] = seen
     assert all(torch.equal(t, plain.model.state_dict()[k]) for k, t in before.model.state_dict().items())

@@ -26,9 +26,9 @@ from phnnify.cli.writing import (
     check_targets,
     conclude,
     is_first,
+    keep_network,
     run_files,
     save_final,
-    save_network,
     write_onnx,
     write_reports,
 )
@@ -195,7 +195,11 @@ def convert(
             max_drop=max_drop, plan=followed,
             data=data, samples=samples, eval_data=evaluation, data_options=data_options, distill=recipe,
             files=run_files(target, resume, log) if distilling else None,
-            before_distillation=lambda done: save_network(done, target, model), seed=seed, watch=watch,
+            keep=lambda done: keep_network(
+                done, target, model, failed=bool(evaluation) and done.report.evaluation is None,
+                quiet=quiet or as_json,
+            ),
+            seed=seed, watch=watch,
         )  # fmt: skip
         if not is_first():
             return

@@ -129,6 +129,23 @@ def save_network(result: Result, target: Path, folder: Path) -> str | None:
     return store.save(network, target, result.plan, original=original, inputs=result.inputs)
 
 
+def keep_network(result: Result, target: Path, folder: Path, *, failed: bool, quiet: bool) -> None:
+    """Write the converted network before something that could lose it.
+
+    Args:
+        result: As for `save_network`.
+        target: As for `save_network`.
+        folder: As for `save_network`.
+        failed: Whether it could not be compared with the original, which is then said.
+        quiet: Whether nothing is said.
+    """
+    from phnnify import render
+
+    save_network(result, target, folder)
+    if failed and not quiet and is_first():
+        render.say(f"wrote {target}; its comparison with the original failed")
+
+
 def save_final(result: Result, target: Path, before: int, folder: Path, watch: Watcher) -> Report:
     """Write the final network, drop the state of a run that led to it, and add both sizes, in bytes."""
     from phnnify import store
