@@ -38,7 +38,7 @@ from phnnify.inputs import (
 )
 from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
 from phnnify.quiet import quiet
-from phnnify.runtime import INPUTS, open_session, run_session
+from phnnify.runtime import BFLOAT16, INPUTS, has_bfloat16, open_session, run_session
 
 if TYPE_CHECKING:
     import onnx
@@ -265,10 +265,9 @@ def _session(path: Path, model: nn.Module) -> Any:
     try:
         return open_session(path)
     except ExportError as error:
-        if all(p.dtype != torch.bfloat16 for p in model.parameters()):
+        if not has_bfloat16(model):
             raise
-        hint = "ONNX Runtime computes little in bfloat16; convert the network in float32, after .float()"
-        raise ExportError(str(error), hint=hint) from None
+        raise ExportError(str(error), hint=BFLOAT16) from None
 
 
 def _tolerance(outputs: Sequence[Tensor]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 from phnnify.errors import ExportError, FileError, UsageError
 from phnnify.files import is_folder
-from phnnify.inputs import InputSpec
-from phnnify.measure import first_line
+from phnnify.inputs import Example, InputSpec
+from phnnify.measure import evaluation_copy, first_line, forward
 
 ONNX = ".onnx"
 INPUTS = "phnnify.inputs"  # under which a file of ours tells the example inputs it was made with
+BFLOAT16 = "ONNX Runtime computes little in bfloat16; convert the network in float32, after .float()"
 _DTYPES = {
     "tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16,
     "tensor(int64)": torch.int64, "tensor(int32)": torch.int32, "tensor(int16)": torch.int16,
@@ -97,6 +99,39 @@ def inputs_of(session: Any, path: Path) -> tuple[InputSpec, ...]:
         batch = node.shape[0] if isinstance(node.shape[0], int) else 1
         specs.append(InputSpec((batch, *sizes[1:]), _DTYPES[node.type]))
     return tuple(specs)
+
+
+def has_bfloat16(model: nn.Module) -> bool:
+    """Whether any parameter is in bfloat16."""
+    return any(p.dtype == torch.bfloat16 for p in model.parameters())
+
+
+def check_precision(model: nn.Module, example: Example) -> None:
+    """Refuse a network with layers that compute in bfloat16, before it is made into a file that cannot run.
+
+    Weights may be in bfloat16 where the network turns them into another type before it computes.
+
+    Raises:
+        ModelError: the network fails on the example.
+        ExportError: a layer computes in bfloat16.
+    """
+    model, found = evaluation_copy(model), dict[str, None]()
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None and weight.dim() > 1 and not isinstance(module, nn.Embedding):
+            module.register_forward_hook(partial(_note_bfloat16, found, name))
+    forward(model, example)
+    if found:
+        first = next(iter(found))
+        raise ExportError(
+            f"{f'layer {first}' if first else 'the network'} computes in bfloat16, which ONNX Runtime cannot run",
+            hint=BFLOAT16,
+        )
+
+
+def _note_bfloat16(found: dict[str, None], name: str, module: nn.Module, args: Any, output: Any) -> None:
+    if isinstance(output, Tensor) and output.dtype == torch.bfloat16:
+        found[name] = None
 
 
 class OnnxNetwork(nn.Module):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from phnnify import export
 from phnnify.errors import ExportError, FileError, UsageError
 from phnnify.export import export_onnx
-from phnnify.inputs import InputSpec
-from phnnify.runtime import OnnxNetwork, inputs_of, onnx_bytes, open_session
+from phnnify.inputs import Example, InputSpec
+from phnnify.runtime import OnnxNetwork, check_precision, has_bfloat16, inputs_of, onnx_bytes, open_session
 
 
 class Scaled(nn.Module):
@@ -104,3 +104,27 @@ def test_the_threads_of_a_session_rest_between_runs(tmp_path: Path) -> None:
     export_onnx(nn.Linear(4, 2), path, "1x4")
     options = open_session(path).get_session_options()
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+class Widened(nn.Module):
+    """Keeps its weights in bfloat16 and computes in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Embedding(8, 16), nn.Linear(16, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return nn.functional.linear(self.table(tokens).float(), self.layer.weight.float())
+
+
+def test_layers_that_compute_in_bfloat16_are_refused_and_weights_that_only_lie_in_it_are_not() -> None:
+    model = Widened().bfloat16()
+    assert has_bfloat16(model)
+    assert not has_bfloat16(nn.Linear(4, 4))
+    check_precision(model, Example((torch.zeros(2, 3, dtype=torch.long),), {}))
+    plain = nn.Sequential(nn.Embedding(8, 16), nn.Linear(16, 4)).bfloat16()
+    with pytest.raises(ExportError, match="layer 1 computes in bfloat16, which ONNX") as refused:
+        check_precision(plain, Example((torch.zeros(2, 3, dtype=torch.long),), {}))
+    assert ".float()" in (refused.value.hint or "")
+    with pytest.raises(ExportError, match="the network computes in bfloat16"):
+        check_precision(nn.Linear(4, 4).bfloat16(), Example((torch.zeros(2, 4, dtype=torch.bfloat16),), {}))

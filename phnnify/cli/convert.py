@@ -10,6 +10,7 @@ import typer
 from phnnify.cli import options
 from phnnify.cli.reading import (
     check_quantize,
+    check_runtime,
     form_label,
     read_data_options,
     read_plan,
@@ -188,6 +189,8 @@ def convert(
         if target.suffix == store.PROGRAM and not (specs or data):
             raise UsageError("a .pt2 file needs an example input", hint="such as --input 1x3x32x32")
         check_targets(model, others, [], output=target)
+        if onnx:
+            check_runtime(source.model, specs, data, data_options, seed)
         result = pipeline.convert(
             source.model, n, inputs=specs, include=include or (), exclude=exclude or (),
             min_share=None if min_share is None else min_share / 100, low_rank=low_rank,

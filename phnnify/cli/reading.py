@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,11 @@ from phnnify.errors import UsageError
 if TYPE_CHECKING:
     import torch
     import typer
+    from torch import nn
 
     from phnnify.data_options import DataOptions
     from phnnify.distilling.recipe import Recipe
+    from phnnify.inputs import InputSpec
     from phnnify.plan import Plan
     from phnnify.sources import Source
 
@@ -146,6 +148,34 @@ def check_quantize(kind: str | None, onnx: Path | None) -> None:
     check_kind(kind)
     if onnx is None:
         raise UsageError("--quantize needs --onnx", hint="add --onnx FILE, or leave --quantize out")
+
+
+def check_runtime(
+    model: nn.Module, specs: Sequence[InputSpec], data: str | None, data_options: DataOptions, seed: int
+) -> None:
+    """Refuse a network that ONNX Runtime cannot compute, before it is converted.
+
+    Args:
+        model: The original.
+        specs: What it takes; where nobody says so, as the data does.
+        data: A reference to inputs.
+        data_options: How references become inputs.
+        seed: For random inputs.
+
+    Raises:
+        ExportError: it computes in bfloat16.
+        FileError, ModelError: the data cannot be read, or does not fit the network.
+    """
+    from phnnify.batches import calibration_batches, input_specs
+    from phnnify.data import read_data
+    from phnnify.inputs import random_example
+    from phnnify.runtime import check_precision, has_bfloat16
+
+    if not has_bfloat16(model):
+        return
+    if data and not specs:
+        specs = input_specs(calibration_batches(read_data(data, data_options, samples=1, seed=seed), 1))
+    check_precision(model, random_example(specs, model, seed=seed))
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
