@@ -123,10 +123,8 @@ def check_precision(model: nn.Module, example: Example) -> None:
     forward(model, example)
     if found:
         first = next(iter(found))
-        raise ExportError(
-            f"{f'layer {first}' if first else 'the network'} computes in bfloat16, which ONNX Runtime cannot run",
-            hint=BFLOAT16,
-        )
+        what = f"layer {first}" if first else "the network"
+        raise ExportError(f"{what} computes in bfloat16, which ONNX Runtime cannot run", hint=BFLOAT16)
 
 
 def _note_bfloat16(found: dict[str, None], name: str, module: nn.Module, args: Any, output: Any) -> None:
