@@ -15,7 +15,7 @@ from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import replacing
 from phnnify.hyper.network import name_arguments_
 from phnnify.inputs import Example, InputSpec, describe, random_example, with_conditioning
-from phnnify.measure import evaluation_copy, first_line, forward, without_cache_
+from phnnify.measure import evaluation_copy, first_line, forward, refuse_random, without_cache_
 from phnnify.quiet import quiet
 
 _TOLERANCE = 1e-4  # relative to the largest output
@@ -112,6 +112,7 @@ def _check(path: Path, model: nn.Module, questions: Iterable[Example]) -> None:
         for got, wanted in zip(_tensors(answer), _tensors(forward(model, example)), strict=True):
             difference = float((got.double() - wanted.double()).abs().max()) if got.numel() else 0.0
             if not difference <= _TOLERANCE * max(float(wanted.double().abs().max()), 1e-12):
+                refuse_random(model, example)
                 raise ExportError(
                     f"the program that torch.export made differs from the network by {difference:.2g}"
                 )

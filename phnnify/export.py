@@ -36,7 +36,7 @@ from phnnify.inputs import (
     read_inputs,
     with_conditioning,
 )
-from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
+from phnnify.measure import evaluation_copy, first_line, forward, refuse_random, tensor_bytes, without_cache_
 from phnnify.quiet import quiet
 from phnnify.runtime import BFLOAT16, INPUTS, has_bfloat16, open_session, run_session
 
@@ -254,6 +254,7 @@ def _compare(path: Path, model: nn.Module, examples: Iterator[Example]) -> list[
         pairs = [_difference(a, b) for a, b in zip(wanted, got, strict=True)]
         differences.append((max(a for a, _ in pairs), max(r for _, r in pairs)))
         if not differences[-1][1] <= _tolerance(wanted):
+            refuse_random(model, example)
             raise ExportError(
                 f"the exported file differs from the network by {differences[-1][1]:.2g} relative "
                 f"for inputs of {describe(read_inputs(values))}; allowed is {_tolerance(wanted):.0e}"

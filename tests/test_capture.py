@@ -117,3 +117,13 @@ def test_writing_says_what_is_missing_or_cannot_be_done_and_leaves_nothing(tmp_p
     with pytest.raises(ExportError, match=r"torch\.export cannot capture Branching"):
         write_program(Branching(), tmp_path / "a.pt2", read_inputs("1x16"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_is_random_in_eval_mode_is_said_to_be_so(tmp_path: Path) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.randn_like(x)
+
+    with pytest.raises(ExportError, match="gives other answers each time it runs on the same inputs"):
+        write_program(Noisy(), tmp_path / "a.pt2", read_inputs("4x8"))
+    assert list(tmp_path.iterdir()) == []

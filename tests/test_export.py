@@ -271,6 +271,20 @@ def test_a_mismatch_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class Noisy(nn.Module):
+    """Forgot to turn its dropout off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5)
+
+
+def test_a_network_that_is_random_in_eval_mode_is_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="gives other answers each time it runs") as caught:
+        export_onnx(Noisy(), tmp_path / "x.onnx", "4x8")
+    assert "training=self.training" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tensors_that_the_network_does_not_have_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
