@@ -17,6 +17,8 @@ from phnnify.losses import class_axis, scores
 from phnnify.measure import evaluation_copy, forward
 
 _ANSWERS = 256 << 20  # bytes of remembered answers
+_UNREAD = "No accuracy was measured: the labels are {}; it needs class numbers, whole ones from 0."
+_ONE_HOT = "of one-hot rows, take the class numbers: y.argmax(-1)"
 _NOT_FINITE = "{bad:,} of the {samples:,} answers of {who} on the evaluation data are not finite"
 
 
@@ -60,11 +62,13 @@ class Evaluation:
         agreement: Of the two networks.
         accuracy: Of both; None without labels.
         not_finite: How many answers are not finite: of the original, and of the converted network.
+        unread: What the labels are, where they look like those of classes and gave no accuracy.
     """
 
     agreement: Agreement
     accuracy: Accuracy | None
     not_finite: tuple[int, int] = (0, 0)
+    unread: str | None = None
 
     def notes(self, teacher: str = "the original", student: str = "the converted network") -> tuple[str, ...]:
         """What a reader of these numbers should know, in sentences.
@@ -74,13 +78,14 @@ class Evaluation:
             student: What the converted network is called there.
         """
         samples, (theirs, ours) = self.agreement.samples, self.not_finite
+        notes = [_UNREAD.format(self.unread)] if self.unread else []
         if theirs:
             who = f"{teacher} (and {ours} of {student})" if ours else teacher
-            return (_NOT_FINITE.format(bad=theirs, samples=samples, who=who) + ": look at the data.",)
-        if ours:
+            notes.append(_NOT_FINITE.format(bad=theirs, samples=samples, who=who) + ": look at the data.")
+        elif ours:
             end = f", where those of {teacher} are: do not use it as it is."
-            return (_NOT_FINITE.format(bad=ours, samples=samples, who=student) + end,)
-        return ()
+            notes.append(_NOT_FINITE.format(bad=ours, samples=samples, who=student) + end)
+        return tuple(notes)
 
     @property
     def drop(self) -> float:
@@ -115,6 +120,7 @@ class _Sums:
         self.same = self.teacher_right = self.student_right = 0
         self.kl = self.difference = self.size = 0.0
         self.teacher_strange = self.student_strange = 0
+        self.unread: str | None = None
 
     def add(self, batch: Batch, y: Tensor, y_hat: Tensor) -> None:
         self.samples += batch.size
@@ -124,6 +130,7 @@ class _Sums:
         self.size += float(y.double().square().sum())
         axis = class_axis(y, batch.targets)
         if axis is None:
+            self.unread = self.unread or _unread(batch.targets, y)
             return
         y, y_hat = scores(y, axis), scores(y_hat, axis)
         self.outputs += len(y)
@@ -134,7 +141,10 @@ class _Sums:
 
     def _add_labels(self, labels: Tensor, y: Tensor, y_hat: Tensor) -> None:
         if len(labels) != len(y):
-            raise FileError(f"the data has {len(labels)} labels for {len(y)} outputs of the network")
+            hint = _ONE_HOT if len(labels) == y.numel() else None
+            raise FileError(
+                f"the data has {len(labels)} labels for {len(y)} outputs of the network", hint=hint
+            )
         if int(labels.min()) < 0 or int(labels.max()) >= y.shape[1]:
             wrong = int(labels.max()) if int(labels.max()) >= y.shape[1] else int(labels.min())
             raise FileError(f"the data has a label {wrong}; the network knows 0 to {y.shape[1] - 1}")
@@ -153,9 +163,21 @@ class _Sums:
         )
         strange = self.teacher_strange, self.student_strange
         if not self.labels:
-            return Evaluation(agreement, None, strange)
+            return Evaluation(agreement, None, strange, self.unread)
         accuracy = Accuracy("top-1", self.teacher_right / self.labels, self.student_right / self.labels)
-        return Evaluation(agreement, accuracy, strange)
+        return Evaluation(agreement, accuracy, strange, self.unread)
+
+
+def _unread(labels: Tensor | None, answer: Tensor) -> str | None:
+    """What real labels are, beside an answer that scores classes; None where they are just values."""
+    axis = class_axis(answer, None)
+    if labels is None or axis is None or not labels.is_floating_point():
+        return None
+    if labels.shape != answer.shape:
+        return f"real numbers ({str(labels.dtype).removeprefix('torch.')})"
+    sums = labels.double().sum(axis)
+    shares = bool((labels >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+    return "one-hot rows or shares of classes" if shares else None
 
 
 def _not_finite(answer: Tensor, batch: Batch) -> int:

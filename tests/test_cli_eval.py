@@ -63,3 +63,10 @@ def test_where_they_are_found_late_the_converted_network_is_written_all_the_same
     said = "" if more else "wrote small.pt; its comparison with the original failed\n"
     assert failed.err == f"{said}error: the data has a label 99; the network knows 0 to 9\n"
     assert Path("small.pt").exists()
+
+
+def test_without_class_numbers_the_report_says_why_there_is_no_accuracy() -> None:
+    np.savez("eval.npz", x=X, y=Y.astype("float32"))
+    report = json.loads(convert("--json").out)
+    assert report["accuracy"] is None
+    assert any(note.startswith("No accuracy was measured: the labels are real") for note in report["notes"])

@@ -219,3 +219,33 @@ def test_single_numbers_that_are_not_finite_are_counted_too(shape: tuple[int, ..
     one = Fixed(strange, lambda y: y.reshape(shape))
     found = evaluate(one, one, [Batch((ROWS,))])
     assert found.not_finite == ((40, 40) if shape == (1, 40) else (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (LABELS.float(), "real numbers (float32)"),
+        (LABELS.double()[:, None], "real numbers (float64)"),
+        (nn.functional.one_hot(LABELS, 5).float(), "one-hot rows or shares of classes"),
+        (Y.softmax(1), "one-hot rows or shares of classes"),
+    ],
+)
+def test_labels_that_are_no_class_numbers_are_told(labels: Tensor, what: str) -> None:
+    batches = [Batch((ROWS[:15],), targets=labels[:15]), Batch((ROWS[15:],), targets=labels[15:])]
+    found = evaluate(Fixed(Y), Fixed(Z), batches)
+    assert found.accuracy is None
+    assert found.notes() == (
+        f"No accuracy was measured: the labels are {what}; it needs class numbers, whole ones from 0.",
+    )
+
+
+def test_values_to_come_near_to_are_no_labels_of_classes() -> None:
+    for y, z, targets in ((Y, Z, Y), (Y, Z, Z.abs()), (Y[:, :1], Z[:, :1], LABELS.float())):
+        assert evaluate(Fixed(y), Fixed(z), [Batch((ROWS,), targets=targets)]).notes() == ()
+
+
+def test_one_hot_rows_of_whole_numbers_are_refused_with_the_cure() -> None:
+    rows = nn.functional.one_hot(LABELS, 5)
+    with pytest.raises(FileError, match="200 labels for 40 outputs") as refused:
+        evaluate(Fixed(Y), Fixed(Z), [Batch((ROWS,), targets=rows)])
+    assert refused.value.hint == "of one-hot rows, take the class numbers: y.argmax(-1)"
