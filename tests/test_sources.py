@@ -91,7 +91,7 @@ def test_a_converted_file_is_not_converted_again(ending: str, tmp_path: Path) ->
     save(convert(sequence(), 2).model, tmp_path / f"net{ending}")
     error = refused(lambda: read_network(tmp_path / f"net{ending}", arch=ARCH), FileError)
     assert "is already converted" in str(error)
-    assert error.hint == "convert the original, with another n"
+    assert "convert the original, with another n; inspect --algebra" in str(error.hint)
 
 
 def test_read_any_reads_originals_and_converted_ones(saved: Path, tmp_path: Path) -> None:
