@@ -6,7 +6,8 @@ and a fixed time as an operator:
     multiplications / speed + bytes / bandwidth + overhead
 
 In PyTorch matrix products hide one behind the other (the roofline, Williams et al. 2009), and run at half
-their speed with `half` rows; those of up to 16 rows have a speed of their own, since they run in another way:
+their speed with `half` rows, fewer where the weight stays in the cache; those of up to 16 rows run in another
+way, at a speed of their own:
 
     max(multiplications / speed · (1 + half / rows), bytes / bandwidth) + overhead
 
@@ -49,6 +50,7 @@ class Target(NamedTuple):
         speed: Multiplications a second, of a large matrix product.
         bandwidth: Bytes a second, from memory.
         half: The rows at which a matrix product reaches half that speed.
+        near: The same where the weight stays in the cache; None where it is the same.
         overhead: Seconds of a step that does nothing, with the reshaping around it.
         few: Speed and half instead, for products of up to 16 rows (`products.FEW_ROWS`).
         hides: Whether of arithmetic and traffic the shorter one takes no time.
@@ -62,13 +64,14 @@ class Target(NamedTuple):
     half: float
     overhead: float
     few: tuple[float, float] | None = None
+    near: float | None = None
     hides: bool = False
     convolutions: Target | None = None
     fused: int = 0
 
 
 PYTORCH = Target(
-    speed=48e9, bandwidth=20e9, half=29, overhead=30e-6, few=(28e9, 2), hides=True,
+    speed=48e9, bandwidth=20e9, half=29, near=4, overhead=30e-6, few=(28e9, 2), hides=True,
     convolutions=Target(speed=110e9, bandwidth=12.5e9, half=0, overhead=30e-6),
 )  # fmt: skip
 ONNX = Target(speed=110e9, bandwidth=22e9, half=0, overhead=3e-6, fused=3)
@@ -92,9 +95,12 @@ class Step(NamedTuple):
     def time(self, positions: int, target: Target) -> float:
         """Seconds."""
         rows = self.rows * positions
-        speed, half = target.few if target.few and rows <= FEW_ROWS else (target.speed, target.half)
-        arithmetic = self.weights * (rows + half) / speed
         weights, maps = _NUMBER * self.weights, _NUMBER * (self.reads + 2 * self.writes) * positions
+        near = target.near if weights <= _CACHED_WEIGHTS else None
+        speed, half = target.speed, target.half if near is None else near
+        if target.few and rows <= FEW_ROWS:
+            speed, half = target.few
+        arithmetic = self.weights * (rows + half) / speed
         slowly = weights * (weights > _CACHED_WEIGHTS) + maps * (maps > _CACHED_MAPS)
         traffic = (slowly + (weights + maps - slowly) / _CACHED) / target.bandwidth
         return (max(arithmetic, traffic) if target.hides else arithmetic + traffic) + target.overhead

@@ -52,6 +52,18 @@ def test_half_the_speed_is_reached_at_so_many_rows() -> None:
     assert Step(100, 1, 0, 0).time(12, target) == 2 * (100 * 12 / 100)
 
 
+def test_half_the_speed_is_reached_at_fewer_rows_where_the_weight_stays_in_the_cache() -> None:
+    target = HIDING._replace(bandwidth=1e9, half=12.0, overhead=0.0, near=2.0)
+    assert Step(CACHED, 1, 0, 0).time(10, target) == CACHED * (10 + 2) / 100
+    assert Step(CACHED + 1, 1, 0, 0).time(10, target) == (CACHED + 1) * (10 + 12) / 100
+
+
+def test_small_low_rank_products_of_some_rows_are_composed_in_pytorch() -> None:
+    rank, wide = (0, 1, 1), 2 * (200,)
+    assert not prefers_factored(rank, (0, *wide), 25, 32, 1, PYTORCH)  # measured: 20 and 24 µs
+    assert prefers_factored(rank, (0, *wide), 25, 512, 1, PYTORCH)  # 202 and 90 µs
+
+
 def test_products_of_few_rows_may_have_a_speed_of_their_own() -> None:
     target = HIDING._replace(bandwidth=1e9, half=12.0, overhead=0.0, few=(50.0, 4.0))
     assert Step(100, 1, 0, 0).time(16, target) == 100 * (16 + 4) / 50

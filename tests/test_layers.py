@@ -720,3 +720,22 @@ def test_a_parametrized_bias_is_the_one_that_counts() -> None:
         before = layer(x)
         nn.utils.parametrize.register_parametrization(layer, "bias", Negated())
         torch.testing.assert_close(layer(x), before - 2 * bias)
+
+
+@pytest.mark.parametrize(
+    "order", [Order(1, 8, 3), Order(8, 1, 3), Order(4, 2, 2), Order.low_rank(3)], ids=str
+)
+def test_the_kept_weight_lies_in_memory_as_the_dense_one(order: Order) -> None:
+    pairs = ((PHMConv2d, nn.Conv2d(8, 8, 3)), (PHMConvTranspose2d, nn.ConvTranspose2d(8, 8, 3)))
+    for kind, dense in pairs:
+        with torch.no_grad():
+            assert kind.from_dense(dense, order).eval().weight.stride() == dense.weight.stride()
+
+
+def test_a_weight_without_terms_is_kept_until_its_low_rank_factors_change() -> None:
+    layer = PHMLinear.from_dense(nn.Linear(8, 8), Order.low_rank(3)).eval()
+    with torch.no_grad():
+        kept = layer.weight
+        assert layer.weight is kept
+        layer.V.mul_(2)  # type: ignore[union-attr]
+        assert torch.equal(layer.weight, 2 * kept)

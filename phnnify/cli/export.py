@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from phnnify.cli import options
 from phnnify.cli.reading import check_quantize, read_data_options, refuse_without
 from phnnify.cli.writing import Quantizing, at_work, check_ending, check_targets, write_onnx
 from phnnify.errors import UsageError
+from phnnify.strict import json_text
 
 Onnx = Annotated[Path | None, typer.Option(metavar="FILE", help="The ONNX file to write.")]
 Program = Annotated[
@@ -84,7 +84,7 @@ def export(
             "pt2": str(pt2) if pt2 else None,
             "pt2_note": note,
         }
-        typer.echo(json.dumps({"phnnify": __version__, **found}, indent=2))
+        typer.echo(json_text({"phnnify": __version__, **found}, 2))
     elif not quiet:
         if checked:
             render.show_onnx(checked)

@@ -25,7 +25,7 @@ class Seen(NamedTuple):
 
 
 class Composed(NamedTuple):
-    """A composed weight, as its layer's dense twin stores it, and what it was composed from."""
+    """A composed weight, as its layer's dense twin stores it, contiguous, and what it was composed from."""
 
     seen: tuple[Seen, ...]
     weight: Tensor
@@ -47,11 +47,11 @@ class Composed(NamedTuple):
         seen = tuple(
             Seen(owner(name), name, factor, factor._version, factor.data_ptr())
             for name, factor in zip(NAMES, factors, strict=True)
-            if factor is not None
+            if factor is not None and factor.numel()
         )
         device = factors.S.device.type
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-            return cls(seen, orient(algebra.compose(*factors)))
+            return cls(seen, orient(algebra.compose(*factors)).contiguous())
 
     def is_of(self) -> bool:
         """Whether the factors are the same, with the same values."""
