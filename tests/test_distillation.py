@@ -193,8 +193,8 @@ def test_dropout_is_off_and_batch_norms_learn(teacher: Small) -> None:
 
 def test_minutes_end_the_run_in_time(teacher: Small, student: nn.Module) -> None:
     started = time.monotonic()
-    done = train_student(teacher, student, data(), Recipe(minutes=0.02, rate=1e-3, batch=32))
-    assert 1.0 <= done.course.seconds <= time.monotonic() - started
+    done = train_student(teacher, student, data(), Recipe(minutes=0.05, rate=1e-3, batch=32))
+    assert 2.9 <= done.course.seconds <= time.monotonic() - started
     assert done.course.history[-1].rate < 1e-4
 
 
