@@ -7,6 +7,7 @@ weight that is used in one way only, a layer's, can be held by a layer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from phnnify.errors import ModelError
 from phnnify.inputs import InputSpec, random_example
 from phnnify.measure import evaluation_copy, forward
 from phnnify.opened import open_modules
+from phnnify.opened.attention import PARTS, is_joint
 from phnnify.opened.bare import LINEAR, SEVERAL, Held, Use, needs_no_values, plainly, use_of
 from phnnify.rules import is_unknown
 
@@ -37,6 +39,8 @@ def opened_up(
 def functional_weights(model: nn.Module, inputs: Sequence[InputSpec], *, seed: int = 0) -> tuple[str, ...]:
     """The names of the layers that could hold what a network uses without a layer.
 
+    Among them are the parts of an attention's input projection, where its queries, keys and values differ.
+
     Args:
         model: It is neither changed nor run; a copy is.
         inputs: Example inputs, without which nothing is known.
@@ -46,12 +50,25 @@ def functional_weights(model: nn.Module, inputs: Sequence[InputSpec], *, seed: i
         return ()
     model = evaluation_copy(open_modules(model))  # what is hidden in a known way is in layers there
     watched = [(path, name, _shadow(module, name)) for path, module, name in _bare(model)]
+    crossed: dict[str, None] = {}
+    joint = [(path, module) for path, module in model.named_modules() if is_joint(module)]
+    for path, module in joint:
+        module.register_forward_pre_hook(partial(_note_crossing, crossed, path), with_kwargs=True)
     try:
-        if watched:
+        if watched or joint:
             forward(model, random_example(inputs, model, seed=seed))
     except ModelError:  # or code that looks at the class of its weights: they stay
         return ()
-    return tuple(_named(path, name, record.uses) for path, name, record in watched if _is_one(record.uses))
+    found = [_named(path, name, record.uses) for path, name, record in watched if _is_one(record.uses)]
+    return (*found, *(f"{path}.{part}".removeprefix(".") for path in crossed for part in PARTS))
+
+
+def _note_crossing(
+    crossed: dict[str, None], path: str, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    given = [*args[:3], *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)]
+    if any(each is not given[0] for each in given):
+        crossed[path] = None
 
 
 class _Record(nn.Module):

@@ -340,3 +340,21 @@ def test_a_subclass_of_embedding_is_converted_with_what_is_tied_to_it(tmp_path: 
     torch.testing.assert_close(table(ids), 4 * weight[ids])
     kept, _ = inspect(model, 2, inputs="int64:2x5", min_share=0)
     assert "--embeddings converts it" in str(kept.decisions[0].reason)
+
+
+def test_the_parts_of_an_input_projection_are_named_where_queries_and_keys_differ() -> None:
+    class Crossing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.self_attention = nn.MultiheadAttention(8, 2)
+            self.across = nn.MultiheadAttention(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.self_attention(x, x, x)[0]
+            out: Tensor = self.across(x, y, y)[0]
+            return out
+
+    found = functional_weights(Crossing(), read_inputs("4x3x8"))
+    assert found == ("across.q_proj", "across.k_proj", "across.v_proj")
+    names = {name for name, _ in opened_up(Crossing(), read_inputs("4x3x8")).named_modules()}
+    assert {"across.q_proj", "self_attention.in_proj"} <= names

@@ -8,6 +8,7 @@ import pickle
 import sys
 import types
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import phnnify
+from phnnify.algebra import Order
 from phnnify.errors import PhnnifyError
 from phnnify.opened import OpenAttention, OpenGRU, OpenLSTM, OpenRNN, open_modules
 from phnnify.plan import with_orders
@@ -371,3 +373,41 @@ def test_factors_can_be_put_into_a_closed_network() -> None:
     factors = {name: done.model.get_submodule(name).factors for name in done.plan.conversions}
     again = rewrite(closed, factors)  # type: ignore[arg-type]
     assert same_tensors(again.state_dict(), done.model.state_dict())
+
+
+class Pool(nn.Module):
+    """A learned query attends to a sentence, which has attended to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.query = nn.Parameter(torch.randn(1, 1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.inner(x, x, x)[0]
+        out: Tensor = self.attention(self.query.expand(len(x), -1, -1), key=x, value=x)[0]
+        return out
+
+
+def test_where_queries_and_keys_differ_each_projection_is_converted(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    closed, x = Pool().eval(), torch.randn(32, 5, 16)
+    result = phnnify.convert(closed, 2, data=[x], min_share=0)
+    parts = {f"attention.{part}_proj" for part in ("q", "k", "v", "out")}
+    assert set(result.plan.conversions) == {*parts, "inner.in_proj", "inner.out_proj"}
+    full = {name: Order(2, 2, 4) for name in result.plan.conversions}
+    exact = phnnify.convert(closed, plan=with_orders(result.plan, full), inputs="1x5x16").model
+    assert near(exact(x), closed(x))
+    phnnify.save(result.model, tmp_path / "a.safetensors", result.plan)
+    assert torch.equal(phnnify.load(tmp_path / "a.safetensors", Pool())(x), result.model(x))
+    phnnify.export_onnx(result.model, tmp_path / "a.onnx", "1x5x16")
+    better = phnnify.distill(closed, result.model, x, phnnify.Recipe(steps=30, rate=1e-3, device="cpu"))
+    assert {layer.name for layer in better.report.layers if layer.status == "converted"} == {
+        *parts,
+        "inner.in_proj",
+        "inner.out_proj",
+    }
+    errors = [(m(x) - closed(x)).norm() for m in (result.model, better.model.eval())]
+    assert errors[1] < errors[0]
+    assert type(better.model.attention.to_closed()) is nn.MultiheadAttention  # type: ignore[operator,union-attr]

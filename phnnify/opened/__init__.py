@@ -12,7 +12,7 @@ A new kind costs one class and one line in `_KINDS` or `_OTHERS`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from phnnify.measure import copied
-from phnnify.opened.attention import OpenAttention
+from phnnify.opened.attention import PARTS, OpenAttention
 from phnnify.opened.folded import fold, foldable
 from phnnify.opened.hold import bare_parameter, hold_
 from phnnify.opened.linear import linear_like, linear_of_conv1d
@@ -56,14 +56,18 @@ def open_modules(
             known way.
         bare: The names of layers that are to hold what is used without a layer; others are passed over.
 
+    An attention has separate input projections where one of these is named, or where torch's decoder attends
+    to what was encoded; else a joint one.
+
     Returns:
         The network itself where there is nothing to open.
 
     Raises:
         ModelError: the network cannot be copied.
     """
-    twins = {id(module): opener(module) for module, opener in _chosen(_closed(model), names)}
-    bare = list(bare)
+    names, bare = None if names is None else list(names), list(bare)
+    parts = {name for name in (*(names or ()), *bare) if name.rpartition(".")[2] in PARTS}
+    twins = {id(module): opener(module) for module, opener in _chosen(_closed(model, parts), names)}
     if not (twins or any(bare_parameter(model, name) for name in bare)):
         return model
     opened = _with_twins(model, twins)
@@ -104,11 +108,12 @@ def _with_twins(model: nn.Module, twins: dict[int, nn.Module]) -> nn.Module:
     return copied(model, {**tensors, **twins})
 
 
-def _closed(model: nn.Module) -> Iterator[_Found]:
+def _closed(model: nn.Module, parts: Collection[str]) -> Iterator[_Found]:
     yield from _normed(model)
     for path, module in model.named_modules():
         if opener := _KINDS.get(type(module)):
-            opener = _separately if _is_cross(model, path) else opener
+            told = any(f"{path}.{part}".removeprefix(".") in parts for part in PARTS)
+            opener = _separately if told or _is_cross(model, path) else opener
             yield path, module, partial(_opened, opener)
         elif opener := _OTHERS.get(f"{type(module).__module__}.{type(module).__name__}"):
             yield path, module, partial(_opened, opener)

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from phnnify.opened.linear import filled, linear_of, parameter_like
 
+PARTS = ("q_proj", "k_proj", "v_proj")
+"""The layers that an input projection is cut into."""
+
 
 class OpenAttention(nn.MultiheadAttention):
     """What `nn.MultiheadAttention` computes, with its arguments and results (Vaswani et al. 2017, 3.2.2).
 
     The projections are `in_proj` (embed_dim → 3·embed_dim), used as a layer where query, key and value are
     the same tensor, or `q_proj`, `k_proj`, `v_proj` where they are made to be separate; and `out_proj`. Where
-    `in_proj` meets different tensors, the parts of its weight are read from outside.
+    `in_proj` meets different tensors all the same, the parts of its weight are read from outside.
 
     torch's fused fast path, which reads weights from outside, is not taken.
     """
@@ -71,7 +74,7 @@ class OpenAttention(nn.MultiheadAttention):
             self.embed_dim, self.num_heads, self.dropout, has_bias, has_ends, self.add_zero_attn, self.kdim,
             self.vdim, self.batch_first, dtype=inner["out_proj"].weight.dtype, device="meta",
         )  # fmt: skip
-        parts = [inner[name] for name in ("in_proj", "q_proj", "k_proj", "v_proj") if name in inner]
+        parts = [inner[name] for name in ("in_proj", *PARTS) if name in inner]
         state = {"out_proj.weight": inner["out_proj"].weight}
         if closed.in_proj_weight is not None:
             state["in_proj_weight"] = torch.cat([part.weight for part in parts])
@@ -169,6 +172,11 @@ class OpenAttention(nn.MultiheadAttention):
         scores = q @ k.mT / math.sqrt(self.head_dim)
         weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
         return weights @ v, weights
+
+
+def is_joint(module: nn.Module) -> bool:
+    """Whether it is an opened attention with one layer for all three input projections."""
+    return isinstance(module, OpenAttention) and "in_proj" in module._modules
 
 
 def _cut(parameter: nn.Parameter) -> list[nn.Parameter]:
