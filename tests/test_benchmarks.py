@@ -25,6 +25,7 @@ def printed(script: str, *arguments: object) -> str:
     ("script", "arguments", "words"),
     [
         ("distill_table.py", ["ASSETS", f"{MLP}:8:4"], f"| {MLP} | 8 | SVD, data |"),
+        ("budget_distilled.py", ["ASSETS", f"{MLP}:8:4:1"], f"| {MLP} | 8 | budget |"),
         ("recipe_table.py", [MLP, 4, "average=0"], "| average=0 |"),
         ("ten_minutes.py", [MLP, 4, 0.02], "of original, converted, distilled"),
         ("step_cost.py", [MLP, 1], "| bf16 |"),
