@@ -78,7 +78,7 @@ class Order:
         the one of the smaller orders, with terms for 1/n, whose size is nearest to 1/n.
         """
         order, size = cls.closest(shape[0], shape[1], n), math.prod(shape)
-        if (order.n_out * order.n_in) ** 2 <= size:
+        if not size or (order.n_out * order.n_in) ** 2 <= size:
             return order
         most = min(n, math.isqrt(math.isqrt(size)) + 2)
         smaller = [cls.closest(shape[0], shape[1], m) for m in range(2, most)]

@@ -186,9 +186,10 @@ def _order(matrix: Sequence[int], options: PlanOptions) -> Order:
     if options.fresh or options.share_algebra or options.algebra:
         return Order.closest(matrix[0], matrix[1], options.n)
     order = Order.sized(matrix, options.n)
-    if order.n_out * order.n_in > 1 or options.low_rank == 0:
+    size, row = math.prod(matrix), matrix[0] + math.prod(matrix[1:])
+    if order.n_out * order.n_in > 1 or options.low_rank == 0 or not size:
         return order
-    return Order.low_rank(max(1, math.prod(matrix) // (options.n * (matrix[0] + math.prod(matrix[1:])))))
+    return Order.low_rank(max(1, size // (options.n * row)))
 
 
 def _with_share(order: Order, matrix: Sequence[int], share: float) -> Order:

@@ -109,6 +109,8 @@ def test_the_order_of_a_size_is_the_closest_but_where_its_algebra_would_outweigh
         ((64, 64, 3, 3), 16, (4, 4, 1)),
         ((2, 2), 2, (2, 2, 2)),
         ((7, 11), 4, (1, 1, 1)),
+        ((5, 0), 4, (1, 1, 1)),
+        ((0, 8), 4, (1, 4, 1)),
     ],
 )
 def test_the_order_of_a_size(shape: tuple[int, ...], n: int, wanted: tuple[int, int, int]) -> None:

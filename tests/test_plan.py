@@ -54,6 +54,14 @@ def test_sides_that_nothing_divides_get_low_rank_where_that_is_wanted(low_rank: 
     assert reasons == "no saving: 4 numbers in place of 3"
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("low_rank", [None, 0.0, 0.5])
+def test_weights_without_numbers_stay(low_rank: float | None) -> None:
+    model = nn.Sequential(nn.Linear(8, 0), nn.Linear(0, 5), nn.Linear(0, 0), nn.Linear(5, 8))
+    orders = {name: decision.order for name, decision in planned(model, n=4, low_rank=low_rank).items()}
+    assert [name for name, order in orders.items() if order] == ["3"]
+
+
 def test_a_larger_n_leaves_less_of_small_weights_too() -> None:
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 32, 3), nn.Flatten(), nn.Linear(200, 200))
     sizes = []
