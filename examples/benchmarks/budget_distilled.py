@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill_table import STEPS, TEXT_BATCH, judged, material, questions
+from distill_table import STEPS, batch_size, judged, material, questions
 from fit_table import CASES, data_of, load, parameters
 from results import kept_in, use_two_threads
 from torch import nn
@@ -28,28 +28,20 @@ SIZES = {"mnist_mlp_6_200": (4, 8, 16, 32), "resnet20": (4, 8), "charlm": (4, 8)
 SEEDS = 3
 
 
-def metric(name: str, merits: tuple[float, float]) -> float:
-    """Top-1, or the loss."""
-    return merits[1] if name == "charlm" else merits[0]
-
-
-def learned(
-    name: str, model: nn.Module, student: nn.Module, steps: int, seeds: int, assets: Path
-) -> list[float]:
-    """The metric after distillation, by seed."""
-    test, samples, found = questions(name, assets), material(name, assets), []
-    for seed in range(seeds):
-        recipe = phnnify.Recipe(
-            steps=steps, batch=TEXT_BATCH if name == "charlm" else 128, device="cpu", seed=seed
-        )
-        found.append(metric(name, judged(phnnify.distill(model, student, samples, recipe).model, test)))
-    return found
-
-
 def rows(name: str, n: int, steps: int, seeds: int, assets: Path, done: set[Any]) -> list[dict[str, Any]]:
     """What is not done yet of one network at one size."""
     model = load(name, assets)
     train, _ = data_of(CASES[name], assets)
+    test, samples = questions(name, assets), material(name, assets)
+
+    def merit(network: nn.Module) -> float:
+        """Top-1, or the loss."""
+        return judged(network, test)[name == "charlm"]
+
+    def learned(student: nn.Module, seed: int) -> nn.Module:
+        recipe = phnnify.Recipe(steps=steps, batch=batch_size(name), device="cpu", seed=seed)
+        return phnnify.distill(model, student, samples, recipe).model
+
     even = phnnify.convert(model, n, data=train).model
     share = parameters(even) / parameters(model)
     makers: dict[str, Callable[[], nn.Module]] = {
@@ -65,9 +57,9 @@ def rows(name: str, n: int, steps: int, seeds: int, assets: Path, done: set[Any]
             {
                 "network": name, "n": n, "way": way, "steps": steps, "seeds": seeds,
                 "parameters": parameters(student) / parameters(model),
-                "original": metric(name, judged(model, questions(name, assets))),
-                "before": metric(name, judged(student, questions(name, assets))),
-                "after": learned(name, model, student, steps, seeds, assets),
+                "original": merit(model),
+                "before": merit(student),
+                "after": [merit(learned(student, seed)) for seed in range(seeds)],
             }
         )  # fmt: skip
     return found

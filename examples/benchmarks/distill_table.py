@@ -50,10 +50,14 @@ from phnnify.layers import PHMLayer
 from phnnify.measure import submodule
 
 STEPS = {"mnist_mlp_6_200": 400, "resnet20": 250, "charlm": 150, "resnet56": 100}
-TEXT_BATCH = 32  # windows of 128 characters
 BEST = ("auto", "PHM, data", "SVD, data")  # that are also measured at n = 2 and 8
 
 Maker = Callable[[], nn.Module]
+
+
+def batch_size(name: str) -> int:
+    """Inputs of a step; for the text windows of 128 characters."""
+    return 32 if name == "charlm" else 128
 
 
 def material(name: str, assets: Path) -> Any:
@@ -189,7 +193,7 @@ def cell(
     start = time.perf_counter()
     student = make().eval()
     converted = time.perf_counter()
-    recipe = phnnify.Recipe(steps=steps, batch=TEXT_BATCH if name == "charlm" else 128, device="cpu")
+    recipe = phnnify.Recipe(steps=steps, batch=batch_size(name), device="cpu")
     result = phnnify.distill(model, student, material(name, assets), recipe)
     course = result.report.distillation
     assert course is not None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distill_table import STEPS, TEXT_BATCH, material
+from distill_table import STEPS, batch_size, material
 from fit_table import CASES, data_of, load
 from results import kept_in
 from torch import nn
@@ -41,8 +41,7 @@ def network_with(weights: str, name: str, train: list[Batch], assets: Path) -> n
     student = phnnify.convert(model, int(weights[4]), data=train).model
     if not weights.endswith("distilled"):
         return student
-    batch = TEXT_BATCH if name == "charlm" else 128
-    recipe = phnnify.Recipe(steps=STEPS[name], batch=batch, device="cpu")
+    recipe = phnnify.Recipe(steps=STEPS[name], batch=batch_size(name), device="cpu")
     return phnnify.distill(model, student, material(name, assets), recipe).model
 
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distill_table import TEXT_BATCH, judged, material, questions
+from distill_table import batch_size, judged, material, questions
 from fit_table import CASES, data_of, load
 from results import kept_in, use_two_threads
 
@@ -57,7 +57,7 @@ def main() -> None:
     student = phnnify.convert(teacher, 4, data=data_of(CASES[name], assets)[0]).model
     samples = material(name, assets)
     recipe = phnnify.Recipe(
-        steps=int(steps), batch=TEXT_BATCH if name == "charlm" else 128, device="cpu",
+        steps=int(steps), batch=batch_size(name), device="cpu",
         augment=Augmentation.read("flip,crop" if name.startswith("resnet") else "none"),
     )  # fmt: skip
     for change in changes or CHANGES:

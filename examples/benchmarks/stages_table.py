@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distill_table import TEXT_BATCH, judged, material, questions
+from distill_table import batch_size, judged, material, questions
 from fit_table import CASES, data_of, load
 from results import use_two_threads
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ def main() -> None:
     use_two_threads()
     teacher, test, samples = load(name, assets).eval(), questions(name, assets), material(name, assets)
     student = phnnify.convert(teacher, 4, data=data_of(CASES[name], assets)[0]).model
-    size = TEXT_BATCH if name == "charlm" else 128
+    size = batch_size(name)
     print("| network | steps | block by block | top-1 (loss) after that | in the end | seconds |")
     print("|---|---|---|---|---|---|")
     for share in shares or ("0", "0.25", "0.5"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from distill_table import TEXT_BATCH, material
+from distill_table import batch_size, material
 from fit_table import CASES, data_of, load
 from results import use_two_threads
 from timing import interleaved, verdict
@@ -62,7 +62,7 @@ def main() -> None:
     students = {"dense": teacher} | {
         f"n = {n}": phnnify.convert(teacher, n, data=train).model for n in (2, 4, 8)
     }
-    size = TEXT_BATCH if name == "charlm" else 128
+    size = batch_size(name)
     batch = next(make_feed(material(name, assets), size, 0).stream())
     print(f"| {name}, ms a step (of the dense network's) | {' | '.join(students)} | at most {LIMIT}? |")
     print(f"|{'---|' * (len(students) + 2)}")

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from distill_table import TEXT_BATCH, judged, material, questions
+from distill_table import batch_size, judged, material, questions
 from fit_table import CASES, data_of, load, parameters
 from recipe_table import changed
 from results import use_two_threads
@@ -37,7 +37,7 @@ def main() -> None:
     converted = time.monotonic() - start
     recipe = phnnify.Recipe(
         minutes=max(minutes - converted / 60, 1 / 60),
-        batch=TEXT_BATCH if name == "charlm" else 128, device="cpu",
+        batch=batch_size(name), device="cpu",
         augment=Augmentation.read("flip,crop" if name.startswith("resnet") else "none"),
     )  # fmt: skip
     result = phnnify.distill(teacher, student, samples, changed(recipe, changes))
