@@ -74,9 +74,14 @@ class Sizing:
     """What was asked for: the best form of each weight, a share for low rank, a budget, or a largest drop."""
 
     auto: bool = False
-    share: float | None = 0.0
+    share: float = 0.0
     budget: Budget | None = None
     drop: float | None = None
+
+    @property
+    def low_rank(self) -> float | None:
+        """The share that a plan is made with; None where forms are chosen after it."""
+        return None if self.auto or self.budget or self.drop else self.share
 
     @classmethod
     def read(
@@ -113,11 +118,11 @@ class Sizing:
         if needy and not has_data:
             raise UsageError(f"{needy[0]} needs --data", hint="a few hundred inputs, no labels needed")
         if budget:
-            return cls(share=None, budget=parse_budget(budget))
+            return cls(budget=parse_budget(budget))
         if max_drop:
-            return cls(share=None, drop=_percentage(max_drop, "--max-drop"))
+            return cls(drop=_percentage(max_drop, "--max-drop"))
         if low_rank is None or low_rank == "auto":
-            return cls(auto=True, share=None) if has_data else cls()
+            return cls(auto=has_data)
         return cls(share=0.0 if low_rank == "off" else _share(low_rank))
 
 

@@ -86,7 +86,7 @@ def inspect(
     specs = read_inputs(inputs) or input_specs(batches)
     opened = opened_up(model, specs, seed=seed)
     traced = trace(opened, specs, seed=seed)
-    plan = make_plan(traced, form.plan_options(include, exclude, min_share, sizing.share, embeddings))
+    plan = make_plan(traced, form.plan_options(include, exclude, min_share, sizing.low_rank, embeddings))
     if sizing.budget and plan.conversions:
         budgeting = Budgeting(opened, traced, plan, batches, saying(watch, "measuring {}"), curves)
         choice = budgeting.choose(sizing.budget.parameters(traced.parameters, tensor_bytes(model)))
@@ -186,7 +186,7 @@ def convert(
     specs = read_inputs(inputs) or input_specs(batches)
     opened = opened_up(model, specs, seed=seed, names=plan.conversions if plan else ())
     traced = trace(opened, specs, seed=seed)
-    options = form.plan_options(include, exclude, min_share, sizing.share, embeddings)
+    options = form.plan_options(include, exclude, min_share, sizing.low_rank, embeddings)
     planned = check_plan(plan, traced) if plan else make_plan(traced, options)
     require_conversions(planned)
     held_out: list[Batch] = []

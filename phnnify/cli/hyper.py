@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import keyword
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from phnnify.cli import options
 from phnnify.cli.reading import read_numbers, refuse_without
 from phnnify.cli.writing import at_work, check_targets
 from phnnify.errors import FileError, UsageError
+from phnnify.strict import json_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +113,7 @@ def hyper(
     found = summary(made)
     if as_json:
         files = {"path": str(target), "bytes": store.size_of(target)}
-        typer.echo(json.dumps({"phnnify": __version__, **found, **files}, indent=2))
+        typer.echo(json_text({"phnnify": __version__, **found, **files}, indent=2))
     elif not quiet:
         render.show_hyper(found)
         render.say(f"wrote {target}")
