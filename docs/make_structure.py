@@ -34,7 +34,7 @@ GROUPS = {
     "Choosing forms and sizes": "search survey losses evaluate sensitivity curves budget choose smallest",
     "Folders larger than memory": "pieces shards streaming",
     "Distillation": "distilling",
-    "Writing files": "files store capture forms graphs export runtime quantizing",
+    "Writing files": "files store repeatable capture forms graphs export runtime quantizing",
     "Saying what was done": "report layer_report notes change strict pages chart learned heat",
     "Comparing two networks": "comparing",
     "Hypernetworks": "hyper",

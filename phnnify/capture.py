@@ -15,8 +15,9 @@ from phnnify.errors import ExportError, ModelError, UsageError
 from phnnify.files import replacing
 from phnnify.hyper.network import name_arguments_
 from phnnify.inputs import Example, InputSpec, describe, random_example, with_conditioning
-from phnnify.measure import evaluation_copy, first_line, forward, refuse_random, without_cache_
+from phnnify.measure import evaluation_copy, first_line, forward, without_cache_
 from phnnify.quiet import quiet
+from phnnify.repeatable import refuse_random
 
 _TOLERANCE = 1e-4  # relative to the largest output
 

@@ -36,8 +36,9 @@ from phnnify.inputs import (
     read_inputs,
     with_conditioning,
 )
-from phnnify.measure import evaluation_copy, first_line, forward, refuse_random, tensor_bytes, without_cache_
+from phnnify.measure import evaluation_copy, first_line, forward, tensor_bytes, without_cache_
 from phnnify.quiet import quiet
+from phnnify.repeatable import refuse_random
 from phnnify.runtime import BFLOAT16, INPUTS, has_bfloat16, open_session, run_session
 
 if TYPE_CHECKING:

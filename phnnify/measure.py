@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phnnify.errors import ExportError, ModelError
+from phnnify.errors import ModelError
 from phnnify.inputs import Example
 
 
@@ -153,31 +153,6 @@ def forward(model: nn.Module, example: Example) -> Any:
         ) from None
 
 
-def refuse_random(model: nn.Module, example: Example) -> None:
-    """Refuse a network that gives other answers each time it runs: no file can be checked against those.
-
-    Raises:
-        ModelError: the network fails on the example.
-        ExportError: two runs on the same inputs differ.
-    """
-    first, second = (torch.utils._pytree.tree_leaves(forward(model, example)) for _ in range(2))
-    for one, other in zip(first, second, strict=False):
-        if isinstance(one, Tensor) and not (one.shape == other.shape and _near(one, other)):
-            raise ExportError(
-                "the network gives other answers each time it runs on the same inputs, so that no file of it "
-                "can be checked",
-                hint="its dropout or noise is on in eval mode too: F.dropout(x, training=self.training), or "
-                "the layer nn.Dropout, is off there",
-            )
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    """Whether two answers differ by rounding only."""
-    one, other = one.double(), other.double()
-    largest = float(one[one.isfinite()].abs().max()) if one.isfinite().any() else 0.0
-    return torch.allclose(one, other, rtol=0, atol=1e-4 * largest, equal_nan=True)
-
-
 def _hint(model: nn.Module, example: Example) -> str:
     given = {x.dtype for x in (*example.args, *example.kwargs.values())}
     if torch.float64 in given and torch.float64 not in {p.dtype for p in model.parameters()}:
@@ -196,12 +171,12 @@ def _counter(name: str, runs: dict[str, Run]) -> Any:
 def _positions(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
     """The vectors that met the weight in one call; 0 where the layer is not dense or convolutional."""
     if isinstance(module, nn.Linear):
-        return _entries(output) // module.out_features
+        return _entries(output) // max(module.out_features, 1)
     if not isinstance(module, nn.modules.conv._ConvNd):
         return 0
     if module.transposed:
-        return _entries(inputs[0]) // module.in_channels if inputs else 0
-    return _entries(output) // module.out_channels
+        return _entries(inputs[0]) // max(module.in_channels, 1) if inputs else 0
+    return _entries(output) // max(module.out_channels, 1)
 
 
 def _entries(tensor: Any) -> int:

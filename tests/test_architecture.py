@@ -40,6 +40,7 @@ ORDER = [
     "hyper.encoding",
     "inputs",
     "measure",
+    "repeatable",
     "axes",
     "forms",
     "opened.linear",
